@@ -1,0 +1,1 @@
+"""What client and server agree on about bytes: dtypes, messages, chunk streams, errors."""

@@ -1,0 +1,69 @@
+"""The envelope of a chunk, encoded and decoded by hand.
+
+Every stream message that carries payload is a protobuf message with the payload as field 2. On
+the hot path the message is written and read here, over memoryviews, without the copies that a
+generated class makes. What is not exactly the canonical form is left to protobuf, so that the
+wire stays ordinary protobuf for every other implementation.
+
+Encoding: https://protobuf.dev/programming-guides/encoding/ (tag 0x12 is field 2, length-delimited).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["decode_data", "encode_data"]
+
+_TAG: Final = 0x12
+# Enough for every length below 2**35; a message never has that size.
+_MAX_VARINT_BYTES: Final = 5
+
+
+def _prefix(size: int) -> bytes:
+    out = bytearray((_TAG,))
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out)
+
+
+_prefixes: Final[dict[int, bytes]] = {1 << 20: _prefix(1 << 20)}
+
+
+def encode_data(payload: memoryview | bytes) -> bytes:
+    """The message whose only field is field 2 with this payload.
+
+    Args:
+        payload: contiguous bytes (a memoryview of format 'B').
+
+    Returns:
+        The serialized message. The payload is copied once.
+    """
+    size = len(payload)
+    return b"".join((_prefixes.get(size) or _prefix(size), payload))
+
+
+def decode_data(message: bytes) -> memoryview | None:
+    """The payload of a message in canonical form, without a copy.
+
+    Args:
+        message: a serialized message.
+
+    Returns:
+        A view into `message`; None unless the message is exactly field 2 and nothing else, its
+        length in the shortest form.
+    """
+    total = len(message)
+    if total < 2 or message[0] != _TAG:
+        return None
+    size = 0
+    for index in range(1, min(total, _MAX_VARINT_BYTES + 1)):
+        byte = message[index]
+        size |= (byte & 0x7F) << (7 * (index - 1))
+        if byte < 0x80:
+            shortest = byte != 0 or index == 1
+            if shortest and total - index - 1 == size:
+                return memoryview(message)[index + 1 :]
+            return None
+    return None

@@ -1,0 +1,145 @@
+"""The command `paramd-server`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from paramd_server import __version__
+from paramd_server.app import Server
+from paramd_server.config import ServerConfig, parse_size
+
+__all__ = ["main"]
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as err:
+            self.fail(str(err), param, ctx)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "PARAMD", "show_default": True})
+@click.option(
+    "--listen",
+    multiple=True,
+    default=("127.0.0.1:50051",),
+    metavar="ADDRESS",
+    help="HOST:PORT (port 0: any free one) or unix:PATH. Repeatable.",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Allow addresses beyond loopback, which have no TLS."
+)
+@click.option(
+    "--snapshot-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where files that clients name on the server's side are kept.",
+)
+@click.option(
+    "--memory-limit",
+    type=_Size(),
+    metavar="SIZE",
+    help="For values, gradients and writes in flight, such as 8G.  [default: 90% of the memory]",
+)
+@click.option(
+    "--port-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help='Written once serving: {"addresses": [...]}.',
+)
+@click.option(
+    "--parent-pid", type=int, metavar="PID", help="End when this process, the parent, has ended."
+)
+@click.option(
+    "--grace", type=click.FloatRange(min=0), default=30.0, help="Seconds to drain after SIGTERM."
+)
+@click.option(
+    "--stall-timeout",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    help="Seconds without movement after which a stream is cut off.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=4),
+    default=256,
+    help="Calls of values and gradients that run at a time.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+)
+@click.version_option(__version__)
+def main(
+    *,
+    listen: tuple[str, ...],
+    insecure: bool,
+    snapshot_dir: Path | None,
+    memory_limit: int | None,
+    port_file: Path | None,
+    parent_pid: int | None,
+    grace: float,
+    stall_timeout: float,
+    threads: int,
+    log_level: str,
+) -> None:
+    """Serve the parameters of a model. Every option is also read from PARAMD_... variables."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = ServerConfig(
+            listen=listen,
+            insecure=insecure,
+            snapshot_dir=snapshot_dir,
+            memory_limit=memory_limit or 0,
+            port_file=port_file,
+            parent_pid=parent_pid,
+            grace_s=grace,
+            stall_s=stall_timeout,
+            num_threads=threads,
+        )
+        if snapshot_dir is not None:
+            snapshot_dir.mkdir(parents=True, exist_ok=True)
+        server = Server(config)
+        ending = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ending.set())
+        server.start()
+    except (ValueError, OSError) as err:
+        raise click.ClickException(str(err)) from err
+    if parent_pid is not None:
+        threading.Thread(
+            target=_await_end_of, args=(parent_pid, ending), name="parent", daemon=True
+        ).start()
+    ending.wait()
+    server.stop()
+    sys.exit(0)
+
+
+def _await_end_of(pid: int, ending: threading.Event) -> None:
+    """Sets `ending` when the process that started this one has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        ending.set()
+        return
+    # The number may have been given to another process before the descriptor was open.
+    if os.getppid() == pid:
+        select.select([descriptor], [], [])
+    ending.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Memory of parameters: who allocates it, counts it, and computes in it."""

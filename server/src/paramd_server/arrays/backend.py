@@ -1,0 +1,100 @@
+"""What the rest of the server asks of a kind of device.
+
+Values come and go as NumPy arrays in host memory; where an array itself lives is the backend's
+affair. Nothing outside `paramd_server.arrays` knows which backends exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from paramd.context import Context
+from paramd.spec import Region, Shape
+
+__all__ = ["ArrayBackend", "Buffer", "HostArray", "region_slices"]
+
+HostArray = np.ndarray[Any, Any]
+
+
+class Buffer(Protocol):
+    """One array on one device. Its memory is given back when the last reference goes.
+
+    Attributes:
+        readers: how many reads refer to it now; guarded by the lock of the parameter that owns
+            it. Nobody writes in place while it is not 0.
+    """
+
+    readers: int
+
+    @property
+    def shape(self) -> Shape:
+        """Dimensions."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+
+    @property
+    def context(self) -> Context:
+        """Where it is."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+
+
+class ArrayBackend(Protocol):
+    """Arrays on one kind of device."""
+
+    @property
+    def device_types(self) -> Sequence[str]:
+        """The device types of its contexts, such as 'cpu'."""
+
+    def num_devices(self, device_type: str) -> int | None:
+        """How many contexts of a type there are; None where any number stands for the same."""
+
+    def empty(self, shape: Shape, dtype: np.dtype[Any], context: Context) -> Buffer:
+        """A buffer with any content. Raises MemoryLimitError."""
+
+    def zeros(self, shape: Shape, dtype: np.dtype[Any], context: Context) -> Buffer:
+        """A buffer of zeros. Raises MemoryLimitError."""
+
+    def adopt(self, staged: Buffer, context: Context) -> Buffer:
+        """Turns a host buffer, which the caller gives up, into one on a context of this kind."""
+
+    def host(self, buffer: Buffer, region: Region | None = None) -> HostArray:
+        """The content, or a part of it, in host memory; of a part, perhaps with strides.
+
+        It may share the buffer's memory: for reading only, while the caller holds the buffer.
+        """
+
+    def write(
+        self, buffer: Buffer, value: HostArray, *, region: Region | None = None, mode: str
+    ) -> None:
+        """Writes in place, broadcasting and casting; mode is a key of paramd.wire.tensors.MODES."""
+
+    def copy(self, source: Buffer, target: Buffer) -> None:
+        """Copies all of one buffer of this backend into another, casting."""
+
+    def take_rows(self, buffer: Buffer, ids: HostArray, out: HostArray) -> None:
+        """Gathers rows (all ids in range) into a host array of shape (len(ids), *row)."""
+
+    def put_rows(self, buffer: Buffer, ids: HostArray, rows: HostArray, *, mode: str) -> None:
+        """Writes rows in place; the ids are unique and in range."""
+
+
+def region_slices(region: Region) -> tuple[slice, ...]:
+    """The slices that select a region of an array that has it."""
+    slices = []
+    for begin, count, step in region:
+        end: int | None = begin + count * step
+        if count == 0:
+            begin, end = 0, 0
+        elif end is not None and end < 0:
+            # A negative end would count from the back.
+            end = None
+        slices.append(slice(begin, end, step))
+    return tuple(slices)

@@ -1,0 +1,240 @@
+"""Changes of what a parameter is: attributes, dtype, contexts; and clearing gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from paramd.context import Context
+from paramd.errors import (
+    ShapeMismatchError,
+    UninitializedContextError,
+)
+from paramd.spec import InitializerSpec, ParameterSpec, Shape
+from paramd_server.arrays.backend import Buffer
+from paramd_server.arrays.devices import Devices
+from paramd_server.core import initializers
+from paramd_server.core.initialization import distinct_contexts, finish_deferred
+from paramd_server.core.mean import mean_of_copies
+from paramd_server.core.registry import Registry
+from paramd_server.core.row_sparse import RowSparseGradient
+from paramd_server.core.stored_parameter import StoredParameter
+from paramd_server.core.writing import Action
+
+__all__ = [
+    "cast",
+    "cast_gradients",
+    "reset_contexts",
+    "set_grad_req",
+    "set_init",
+    "set_multiplier",
+    "set_shape",
+    "zero_gradients",
+]
+
+
+def _apply(
+    registry: Registry, names: Sequence[str], prepare: Callable[[StoredParameter], Action]
+) -> None:
+    """Changes parameters all together: everything that can fail goes before any change."""
+    with registry.hold(list(dict.fromkeys(names))) as parameters:
+        for action in [prepare(parameter) for parameter in parameters]:
+            action()
+
+
+def _change_spec(parameter: StoredParameter, **changes: Any) -> Action:
+    after: ParameterSpec = replace(parameter.current, **changes)
+
+    def apply() -> None:
+        parameter.current = after
+
+    return apply
+
+
+def set_shape(registry: Registry, names: Sequence[str], shape: Shape) -> None:
+    """Sets the shape of parameters.
+
+    Raises:
+        ShapeMismatchError: where a known dimension would change, or their number.
+    """
+
+    def prepare(parameter: StoredParameter) -> Action:
+        known = parameter.current.shape
+        if known is not None and (
+            len(known) != len(shape)
+            or any(old not in (0, -1, new) for old, new in zip(known, shape, strict=True))
+        ):
+            raise ShapeMismatchError(
+                f"Parameter '{parameter.name}': Expected shape {shape} is incompatible with given "
+                f"shape {known}",
+                parameter=parameter.name,
+            )
+        return _change_spec(parameter, shape=shape)
+
+    _apply(registry, names, prepare)
+
+
+def set_grad_req(registry: Registry, names: Sequence[str], grad_req: str) -> None:
+    """Sets grad_req: another one than before gives new, zeroed buffers, 'null' none.
+
+    Raises:
+        MemoryLimitError: where the buffers do not fit.
+    """
+
+    def prepare(parameter: StoredParameter) -> Action:
+        spec = parameter.current
+        wanted = "null" if spec.constant or not spec.differentiable else grad_req
+        if wanted == spec.grad_req:
+            return _nothing
+        after = replace(spec, grad_req=wanted)
+        if not parameter.copies:
+            return _change_spec(parameter, grad_req=wanted)
+        dense, sparse = parameter.zero_gradients(after, parameter.copies)
+
+        def apply() -> None:
+            parameter.current = after
+            parameter.gradients, parameter.sparse_gradients = dense, sparse
+            parameter.gradient_counter += 1
+
+        return apply
+
+    _apply(registry, names, prepare)
+
+
+def set_multiplier(registry: Registry, names: Sequence[str], attribute: str, value: float) -> None:
+    """Sets 'lr_mult' or 'wd_mult'."""
+    _apply(registry, names, lambda parameter: _change_spec(parameter, **{attribute: value}))
+
+
+def set_init(registry: Registry, names: Sequence[str], init: InitializerSpec | None) -> None:
+    """Sets the declared initializer, or takes it away.
+
+    Raises:
+        InitializerError: where it does not exist.
+    """
+
+    def prepare(parameter: StoredParameter) -> Action:
+        if init is not None and not init.client_side:
+            initializers.check(init, parameter.name, None, parameter.current.dtype)
+        return _change_spec(parameter, init=init)
+
+    _apply(registry, names, prepare)
+
+
+def cast(registry: Registry, names: Sequence[str], dtype: np.dtype[Any]) -> None:
+    """Casts values and gradients; of a deferred parameter, the dtype to come.
+
+    Raises:
+        MemoryLimitError: where the cast arrays do not fit.
+    """
+
+    def prepare(parameter: StoredParameter) -> Action:
+        change = _change_spec(parameter, dtype=dtype)
+        if not parameter.copies or parameter.current.dtype == dtype:
+            return change
+        copies = _cast_all(parameter, parameter.copies, dtype)
+        gradients = cast_gradients(parameter, dtype, registry.devices)
+
+        def apply() -> None:
+            change()
+            parameter.copies = copies
+            parameter.counter += 1
+            gradients()
+
+        return apply
+
+    _apply(registry, names, prepare)
+
+
+def cast_gradients(parameter: StoredParameter, dtype: np.dtype[Any], devices: Devices) -> Action:
+    """Prepares a cast of a locked parameter's gradients. Raises MemoryLimitError."""
+    dense = _cast_all(parameter, parameter.gradients, dtype)
+    sparse = {
+        context: gradient.cast(dtype, devices)
+        for context, gradient in parameter.sparse_gradients.items()
+    }
+
+    def apply() -> None:
+        parameter.gradients, parameter.sparse_gradients = dense, sparse
+        parameter.gradient_counter += 1
+
+    return apply
+
+
+def _cast_all(
+    parameter: StoredParameter, buffers: dict[Context, Buffer], dtype: np.dtype[Any]
+) -> dict[Context, Buffer]:
+    cast_buffers = {}
+    for context, buffer in buffers.items():
+        backend = parameter.backend(context)
+        cast_buffers[context] = backend.empty(buffer.shape, dtype, context)
+        backend.copy(buffer, cast_buffers[context])
+    return cast_buffers
+
+
+def reset_contexts(registry: Registry, names: Sequence[str], contexts: Sequence[Context]) -> None:
+    """Moves parameters: the new copies hold the mean over the old, the gradients are zero.
+
+    Of a deferred parameter only the contexts to come change.
+
+    Raises:
+        UninitializedContextError: for a parameter that was never initialized.
+        ContextNotAvailableError, MemoryLimitError.
+    """
+    placed = distinct_contexts(registry, contexts)
+
+    def prepare(parameter: StoredParameter) -> Action:
+        finish_deferred(parameter)
+        deferred = parameter.deferred
+        if parameter.copies:
+            return parameter.prepare(parameter.spread(mean_of_copies(parameter), placed))
+        if deferred is None:
+            raise UninitializedContextError(
+                f"Cannot reset context for Parameter '{parameter.name}' because it has not been "
+                "initialized",
+                parameter=parameter.name,
+            )
+
+        def move() -> None:
+            parameter.deferred = replace(deferred, contexts=placed)
+
+        return move
+
+    _apply(registry, names, prepare)
+
+
+def zero_gradients(registry: Registry, names: Sequence[str]) -> None:
+    """Clears gradients; parameters without any are passed over."""
+
+    def prepare(parameter: StoredParameter) -> Action:
+        if not parameter.has_gradient:
+            return _nothing
+        targets = {
+            context: parameter.writable(parameter.gradients, context, keep=False)
+            for context in parameter.gradients
+        }
+        empty = {
+            context: RowSparseGradient.empty(
+                parameter.shape, parameter.current.dtype, context, registry.devices
+            )
+            for context in parameter.sparse_gradients
+        }
+        zero = np.zeros((), np.uint8)
+
+        def apply() -> None:
+            for context, target in targets.items():
+                parameter.backend(context).write(target, zero, mode="assign")
+                parameter.gradients[context] = target
+            parameter.sparse_gradients.update(empty)
+            parameter.gradient_counter += 1
+
+        return apply
+
+    _apply(registry, names, prepare)
+
+
+def _nothing() -> None:
+    """The parameter is as it should be."""

@@ -1,0 +1,160 @@
+"""First values: initialize, finish what was deferred, take a value that a client computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paramd.context import Context
+from paramd.errors import InitializerError, InvalidArgumentError, UnknownShapeError
+from paramd.spec import InitializerSpec, StoredInfo, shape_is_known
+from paramd_server.arrays.backend import Buffer
+from paramd_server.core import initializers
+from paramd_server.core.registry import Registry
+from paramd_server.core.stored_parameter import Deferred, StoredParameter
+
+__all__ = ["InitializeEntry", "distinct_contexts", "finish_deferred", "initialize"]
+
+
+@dataclass(frozen=True)
+class InitializeEntry:
+    """One parameter to initialize.
+
+    Attributes:
+        name: of the parameter.
+        init: what fills it.
+        seed: key of the random stream.
+        draw: how many times the client drew for this name before, under the same seed.
+    """
+
+    name: str
+    init: InitializerSpec
+    seed: int
+    draw: int
+
+
+def distinct_contexts(registry: Registry, contexts: Sequence[Context]) -> tuple[Context, ...]:
+    """The contexts without repetitions, each of which the server has.
+
+    Raises:
+        InvalidArgumentError: for an empty list.
+        ContextNotAvailableError: where the server lacks one.
+    """
+    if not contexts:
+        raise InvalidArgumentError("a parameter lives on at least one context, but none was given")
+    for context in contexts:
+        registry.devices.backend(context)
+    return tuple(dict.fromkeys(contexts))
+
+
+def initialize(
+    registry: Registry,
+    entries: Sequence[InitializeEntry],
+    contexts: Sequence[Context],
+    *,
+    force_reinit: bool,
+) -> list[tuple[str, StoredInfo]]:
+    """Gives parameters their first values, or with force_reinit new ones.
+
+    Returns:
+        For each entry 'initialized', 'deferred' or 'already_initialized', and what is now. An
+        initialized parameter whose client-side initializer is to replace the value is 'deferred',
+        and keeps the old value until the new one comes.
+
+    Raises:
+        UnknownShapeError: where the shape is not known and may not be deferred.
+        InitializerError, ContextNotAvailableError, MemoryLimitError.
+        Nothing is changed then, but for MemoryLimitError: parameters before it are initialized.
+    """
+    placed = distinct_contexts(registry, contexts)
+    outcomes: list[tuple[str, StoredInfo]] = []
+    with registry.hold([entry.name for entry in entries]) as parameters:
+        pairs = list(zip(parameters, entries, strict=True))
+        for parameter, entry in pairs:
+            _check(parameter, entry, force_reinit=force_reinit)
+        for parameter, entry in pairs:
+            outcome = _initialize_one(parameter, entry, placed, force_reinit=force_reinit)
+            outcomes.append((outcome, parameter.info()))
+    return outcomes
+
+
+def _check(parameter: StoredParameter, entry: InitializeEntry, *, force_reinit: bool) -> None:
+    if parameter.copies and not force_reinit:
+        return
+    spec = parameter.current
+    known = shape_is_known(spec.shape)
+    if not known and not spec.allow_deferred_init:
+        raise UnknownShapeError(
+            f"Cannot initialize Parameter '{spec.name}' because it has invalid shape: {spec.shape}",
+            parameter=spec.name,
+        )
+    initializers.check(entry.init, spec.name, spec.shape, spec.dtype)
+    if spec.stype == "csr" and entry.init.name in ("zero", "one", "constant"):
+        raise InitializerError(
+            f"Parameter '{spec.name}': a csr parameter cannot be filled with one number",
+            parameter=spec.name,
+        )
+
+
+def _initialize_one(
+    parameter: StoredParameter,
+    entry: InitializeEntry,
+    contexts: tuple[Context, ...],
+    *,
+    force_reinit: bool,
+) -> str:
+    if parameter.copies and not force_reinit:
+        return "already_initialized"
+    deferred = Deferred(entry.init, contexts, entry.seed, entry.draw)
+    if parameter.copies and entry.init.client_side:
+        return "deferred"
+    if not shape_is_known(parameter.current.shape) or entry.init.client_side:
+        parameter.deferred = deferred
+        return "deferred"
+    _fill(parameter, deferred)
+    return "initialized"
+
+
+def _fill(parameter: StoredParameter, deferred: Deferred) -> None:
+    shape, dtype = parameter.current.shape, parameter.current.dtype
+    assert shape is not None
+    if initializers.is_zero(deferred.init):
+        # Every copy is zeroed by the system, page by page when it is first written.
+        copies: dict[Context, Buffer] = {
+            context: parameter.backend(context).zeros(shape, dtype, context)
+            for context in deferred.contexts
+        }
+    else:
+        staged = parameter.stage(shape, dtype)
+        initializers.fill_range(
+            deferred.init,
+            parameter.name,
+            shape,
+            dtype,
+            seed=deferred.seed,
+            draw=deferred.draw,
+            out=parameter.staged_array(staged),
+        )
+        copies = parameter.spread(staged, deferred.contexts)
+    parameter.prepare(copies)()
+
+
+def finish_deferred(parameter: StoredParameter) -> None:
+    """Initializes a deferred parameter whose shape has become known; else does nothing.
+
+    Called, with the parameter's lock held, by whatever needs a value.
+
+    Raises:
+        InitializerError, MemoryLimitError: the parameter stays deferred then.
+    """
+    deferred = parameter.deferred
+    if (
+        deferred is None
+        or parameter.copies
+        or deferred.init.client_side
+        or not shape_is_known(parameter.current.shape)
+    ):
+        return
+    spec = parameter.current
+    initializers.check(deferred.init, spec.name, spec.shape, spec.dtype)
+    _fill(parameter, deferred)

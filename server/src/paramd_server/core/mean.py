@@ -1,0 +1,81 @@
+"""The mean over a parameter's copies, computed in blocks that fit the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.core.stored_parameter import StoredParameter
+
+__all__ = ["mean_blocks", "mean_of_arrays", "mean_of_copies"]
+
+_BLOCK: Final = 1 << 16
+
+
+def mean_of_arrays(arrays: Sequence[HostArray]) -> HostArray:
+    """The elementwise mean, in the dtype of the arrays.
+
+    float16 and bfloat16 are summed in float32 and integers exactly, so that nothing overflows on
+    the way; integers round half to even, truth values to the majority with ties to False.
+
+    Args:
+        arrays: of one shape and dtype, at least one.
+    """
+    first, count = arrays[0], len(arrays)
+    if count == 1:
+        return first
+    if first.dtype.kind in "iu":
+        return _integer_mean(arrays)
+    if first.dtype.kind == "b":
+        votes = np.sum([array.astype(np.int64) for array in arrays], axis=0)
+        return np.asarray(2 * votes > count)
+    wide = first.dtype if first.dtype.itemsize >= 4 else np.dtype(np.float32)
+    total = first.astype(wide)
+    with np.errstate(all="ignore"):
+        for array in arrays[1:]:
+            total += array
+        total /= count
+        return total.astype(first.dtype)
+
+
+def _integer_mean(arrays: Sequence[HostArray]) -> HostArray:
+    # sum = count * quotient + remainder, held apart so that 64-bit values cannot overflow.
+    count = len(arrays)
+    quotient = np.zeros(arrays[0].shape, np.int64)
+    remainder = np.zeros(arrays[0].shape, np.int64)
+    for array in arrays:
+        q, r = np.divmod(array.astype(np.int64), count)
+        quotient += q
+        remainder += r
+    carry, remainder = np.divmod(remainder, count)
+    quotient += carry
+    up = (2 * remainder > count) | ((2 * remainder == count) & (quotient % 2 == 1))
+    return np.asarray((quotient + up).astype(arrays[0].dtype))
+
+
+def mean_blocks(hosts: Sequence[HostArray]) -> Iterator[HostArray]:
+    """The mean over arrays of one shape, as flat blocks one after the other."""
+    flat = [host.reshape(-1) for host in hosts]
+    for begin in range(0, flat[0].size, _BLOCK):
+        yield mean_of_arrays([array[begin : begin + _BLOCK] for array in flat])
+
+
+def mean_of_copies(parameter: StoredParameter) -> Buffer:
+    """A new host buffer with the mean over a locked parameter's copies.
+
+    Raises:
+        MemoryLimitError: where it does not fit.
+    """
+    hosts = [
+        parameter.backend(context).host(buffer) for context, buffer in parameter.copies.items()
+    ]
+    staged = parameter.stage(parameter.shape, parameter.current.dtype)
+    flat: np.ndarray[Any, Any] = parameter.staged_array(staged).reshape(-1)
+    begin = 0
+    for block in mean_blocks(hosts):
+        flat[begin : begin + block.size] = block
+        begin += block.size
+    return staged

@@ -1,0 +1,132 @@
+"""Changing calls that are carried out once, however often they are sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from paramd.errors import InvalidArgumentError, OperationExpiredError
+
+__all__ = ["Operation", "OperationWindow"]
+
+IDENTITY_BYTES: Final = 16
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Identifies one changing call of one session.
+
+    Attributes:
+        identity: 16 random bytes of one session in one process.
+        sequence: counts its operations, from 1.
+        acknowledged_below: the client has the answers of all operations below.
+    """
+
+    identity: bytes
+    sequence: int
+    acknowledged_below: int
+
+
+@dataclass
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    answer: bytes | None = None
+
+
+@dataclass
+class _Window:
+    floor: int = 1
+    entries: dict[int, _Entry] = field(default_factory=dict)
+    used_at: float = 0.0
+
+
+class OperationWindow:
+    """Remembers the answers of operations until the client says that it has them.
+
+    Args:
+        max_identities: sessions that are remembered; the one idle for longest is forgotten first,
+            and not before `min_idle_s`.
+        max_pending: unacknowledged operations of one session.
+        min_idle_s: how long a session is remembered at least.
+    """
+
+    def __init__(
+        self, *, max_identities: int = 4096, max_pending: int = 4096, min_idle_s: float = 3600.0
+    ) -> None:
+        self._max_identities = max_identities
+        self._max_pending = max_pending
+        self._min_idle_s = min_idle_s
+        self._lock = threading.Lock()
+        self._windows: OrderedDict[bytes, _Window] = OrderedDict()  # guarded by _lock
+
+    def answered(self, operation: Operation) -> bytes | None:
+        """The answer of an operation that has been carried out; None where it has not.
+
+        Raises:
+            OperationExpiredError, InvalidArgumentError: as `run`.
+        """
+        return self._entry(operation).answer
+
+    def run(self, operation: Operation, carry_out: Callable[[], bytes]) -> bytes:
+        """Carries an operation out, unless it has been: then its answer of that time.
+
+        Args:
+            operation: what identifies it.
+            carry_out: changes everything or, when it raises, nothing.
+
+        Returns:
+            The serialized answer.
+
+        Raises:
+            OperationExpiredError: where the client had said that it has the answer.
+            InvalidArgumentError: where it identifies nothing.
+        """
+        entry = self._entry(operation)
+        with entry.lock:
+            if entry.answer is None:
+                entry.answer = carry_out()
+            return entry.answer
+
+    def _entry(self, operation: Operation) -> _Entry:
+        if len(operation.identity) != IDENTITY_BYTES or operation.sequence < 1:
+            raise InvalidArgumentError(
+                f"an operation has an identity of {IDENTITY_BYTES} bytes and a sequence from 1, "
+                f"but got {len(operation.identity)} bytes and {operation.sequence}"
+            )
+        with self._lock:
+            window = self._windows.setdefault(operation.identity, _Window())
+            self._windows.move_to_end(operation.identity)
+            window.used_at = time.monotonic()
+            self._forget(window, min(operation.acknowledged_below, operation.sequence))
+            if operation.sequence < window.floor:
+                raise OperationExpiredError(
+                    f"operation {operation.sequence} was acknowledged before; the window begins "
+                    f"at {window.floor}"
+                )
+            entry = window.entries.get(operation.sequence)
+            if entry is None:
+                if len(window.entries) >= self._max_pending:
+                    raise InvalidArgumentError(
+                        f"a session has at most {self._max_pending} unacknowledged operations"
+                    )
+                entry = window.entries[operation.sequence] = _Entry()
+            self._drop_idle()
+            return entry
+
+    def _forget(self, window: _Window, below: int) -> None:
+        if below > window.floor:
+            window.floor = below
+            for sequence in [each for each in window.entries if each < below]:
+                del window.entries[sequence]
+
+    def _drop_idle(self) -> None:
+        oldest = time.monotonic() - self._min_idle_s
+        while len(self._windows) > self._max_identities:
+            identity, window = next(iter(self._windows.items()))
+            if window.used_at > oldest:
+                break
+            del self._windows[identity]

@@ -1,0 +1,269 @@
+"""Reads of values and gradients: never torn, and never in a writer's way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paramd.context import Context
+from paramd.errors import InvalidRegionError, RowIdError, WrongStorageTypeError
+from paramd.spec import Region, Shape, TensorHead
+from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.core.initialization import finish_deferred
+from paramd_server.core.registry import Registry
+from paramd_server.core.row_sparse import IntArray, RowSparseGradient, check_ids
+from paramd_server.core.stored_parameter import StoredParameter
+
+__all__ = ["Reading", "RowReader", "Selector", "check_region", "open_gradients", "open_values"]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Names one array of one parameter, or a part of it.
+
+    Attributes:
+        name: of the parameter.
+        context: None for the only copy, or the one on the current context.
+        region: None for all of it.
+    """
+
+    name: str
+    context: Context | None = None
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One array that is being read.
+
+    Attributes:
+        head: describes the payload.
+        parts: the payload: C-contiguous host arrays, one after the other.
+    """
+
+    head: TensorHead
+    parts: tuple[HostArray, ...]
+
+
+def check_region(name: str, region: Region, shape: Shape) -> Shape:
+    """The shape of a region of an array.
+
+    Raises:
+        InvalidRegionError: where the array does not have it.
+    """
+    if len(region) != len(shape):
+        raise InvalidRegionError(
+            f"Parameter '{name}': a region of {len(region)} axes on shape {shape}", parameter=name
+        )
+    for axis, ((begin, count, step), size) in enumerate(zip(region, shape, strict=True)):
+        last = begin + (count - 1) * step
+        inside = count == 0 or (0 <= begin < size and 0 <= last < size)
+        if count < 0 or step == 0 or not inside:
+            raise InvalidRegionError(
+                f"Parameter '{name}': axis {axis} of shape {shape} has no part of {count} indices "
+                f"from {begin} by {step}",
+                parameter=name,
+            )
+    return tuple(count for _, count, _ in region)
+
+
+@contextmanager
+def open_values(
+    registry: Registry, selectors: Sequence[Selector], current: Context
+) -> Iterator[list[Reading]]:
+    """Opens values for reading, all of the same moment, for as long as the block runs.
+
+    Raises:
+        What stands at GetData in parameter_service.proto.
+    """
+
+    def find(parameter: StoredParameter, context: Context) -> Buffer:
+        return parameter.copies[context]
+
+    def check(parameter: StoredParameter) -> None:
+        if parameter.current.stype != "default":
+            raise WrongStorageTypeError(
+                f"Cannot return a copy of Parameter '{parameter.name}' via data() because its "
+                f"storage type is {parameter.current.stype}. Please use row_sparse_data() instead.",
+                parameter=parameter.name,
+            )
+
+    with _open(registry, selectors, current, check, find, gradient=False) as readings:
+        yield readings
+
+
+@contextmanager
+def open_gradients(
+    registry: Registry, selectors: Sequence[Selector], current: Context
+) -> Iterator[list[Reading]]:
+    """Opens gradients for reading, as open_values does values.
+
+    Raises:
+        What stands at GetGrad in parameter_service.proto.
+    """
+
+    def find(parameter: StoredParameter, context: Context) -> Buffer | RowSparseGradient:
+        if parameter.current.grad_stype == "default":
+            return parameter.gradients[context]
+        return parameter.sparse_gradients[context]
+
+    def check(parameter: StoredParameter) -> None:
+        finish_deferred(parameter)
+        parameter.check_gradient()
+
+    with _open(registry, selectors, current, check, find, gradient=True) as readings:
+        yield readings
+
+
+@contextmanager
+def _open(
+    registry: Registry,
+    selectors: Sequence[Selector],
+    current: Context,
+    check: Callable[[StoredParameter], None],
+    find: Callable[[StoredParameter, Context], Buffer | RowSparseGradient],
+    *,
+    gradient: bool,
+) -> Iterator[list[Reading]]:
+    readings: list[Reading] = []
+    with ExitStack() as stack:
+        with registry.hold([selector.name for selector in selectors]) as parameters:
+            for parameter, selector in zip(parameters, selectors, strict=True):
+                check(parameter)
+                finish_deferred(parameter)
+                context = parameter.resolve(selector.context, current)
+                found = find(parameter, context)
+                head = _head(parameter, context, gradient=gradient)
+                if isinstance(found, RowSparseGradient):
+                    readings.append(_read_sparse(parameter, found, head, selector))
+                else:
+                    readings.append(_read_dense(parameter, found, head, selector, stack))
+        yield readings
+
+
+def _head(parameter: StoredParameter, context: Context, *, gradient: bool) -> TensorHead:
+    return TensorHead(
+        name=parameter.name,
+        shape=parameter.shape,
+        dtype=parameter.current.dtype,
+        context=context,
+        version=parameter.gradient_version if gradient else parameter.version,
+    )
+
+
+def _read_dense(
+    parameter: StoredParameter,
+    buffer: Buffer,
+    head: TensorHead,
+    selector: Selector,
+    stack: ExitStack,
+) -> Reading:
+    backend = parameter.backend(buffer.context)
+    if selector.region is not None:
+        shape = check_region(parameter.name, selector.region, parameter.shape)
+        part = backend.host(buffer, selector.region)
+        if not part.flags.c_contiguous:
+            # A counted copy, as large as the part; then the original is free again.
+            staged = parameter.stage(shape, head.dtype)
+            copy = parameter.staged_array(staged)
+            np.copyto(copy, part)
+            stack.callback(_forget, staged)
+            return Reading(replace(head, shape=shape), (copy,))
+        array, head = part, replace(head, shape=shape)
+    else:
+        array = backend.host(buffer)
+    buffer.readers += 1
+    stack.callback(_release, parameter, buffer)
+    return Reading(head, (array,))
+
+
+def _forget(staged: Buffer) -> None:
+    """Nothing to do: the stack has kept the buffer, and its place in the account, until now."""
+
+
+def _release(parameter: StoredParameter, buffer: Buffer) -> None:
+    with parameter.lock:
+        buffer.readers -= 1
+
+
+def _read_sparse(
+    parameter: StoredParameter, gradient: RowSparseGradient, head: TensorHead, selector: Selector
+) -> Reading:
+    if selector.region is not None:
+        raise WrongStorageTypeError(
+            f"Parameter '{parameter.name}': parts of a row_sparse gradient cannot be read; fetch "
+            "all of it",
+            parameter=parameter.name,
+        )
+    rows = parameter.backend(gradient.rows.context).host(gradient.rows)
+    head = replace(head, stype="row_sparse", num_rows=len(gradient.ids))
+    return Reading(head, (gradient.ids, rows))
+
+
+class RowReader:
+    """Pulls rows of one row_sparse parameter, block by block.
+
+    Args:
+        registry: of the server.
+        name: of the parameter.
+        context: as in Selector.
+        current: the caller's current context.
+
+    Raises:
+        What stands at PullRowSparse in parameter_service.proto.
+    """
+
+    def __init__(
+        self, registry: Registry, name: str, context: Context | None, current: Context
+    ) -> None:
+        with registry.hold([name]) as parameters:
+            self._parameter = parameters[0]
+            self._check_stype()
+            finish_deferred(self._parameter)
+            self._context = self._parameter.resolve(context, current)
+            self._last_id = -1
+            self.head = _head(self._parameter, self._context, gradient=False)
+
+    @property
+    def row_shape(self) -> Shape:
+        """The shape of one row."""
+        return self.head.shape[1:]
+
+    def take(self, ids: IntArray, out: HostArray) -> None:
+        """Gathers a block of rows, atomically.
+
+        Args:
+            ids: sorted and unique, after those of the block before.
+            out: host array of shape (len(ids), *row_shape) and the parameter's dtype.
+
+        Raises:
+            RowIdError, InvalidStreamError: for wrong ids.
+            ParameterNotFoundError, ContextWithoutCopyError: where it went meanwhile.
+        """
+        parameter = self._parameter
+        check_ids(parameter.name, ids, self.head.shape[0], after=self._last_id)
+        if not ids.size:
+            return
+        self._last_id = int(ids[-1])
+        with parameter.lock:
+            parameter.check_not_deleted()
+            buffer = parameter.copies[parameter.resolve(self._context, self._context)]
+            if buffer.shape != self.head.shape or buffer.dtype != self.head.dtype:
+                raise RowIdError(
+                    f"Parameter '{parameter.name}' was reshaped or cast during the pull",
+                    parameter=parameter.name,
+                )
+            parameter.backend(self._context).take_rows(buffer, ids, out)
+
+    def _check_stype(self) -> None:
+        parameter = self._parameter
+        if parameter.current.stype != "row_sparse":
+            raise WrongStorageTypeError(
+                f"Cannot return a copy of Parameter '{parameter.name}' via row_sparse_data() "
+                f"because its storage type is {parameter.current.stype}. Please use data() "
+                "instead.",
+                parameter=parameter.name,
+            )

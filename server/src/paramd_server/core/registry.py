@@ -1,0 +1,203 @@
+"""The parameters of a server by name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from paramd.errors import (
+    AttributeMismatchError,
+    InvalidArgumentError,
+    ParameterNotFoundError,
+)
+from paramd.spec import ParameterSpec, StoredInfo, merge_shapes, shape_is_known
+from paramd_server.arrays.devices import Devices
+from paramd_server.core.stored_parameter import StoredParameter
+
+__all__ = ["Registry"]
+
+# The attributes that an attaching client may have stated.
+_COMPARED = (
+    "dtype",
+    "stype",
+    "grad_stype",
+    "grad_req",
+    "lr_mult",
+    "wd_mult",
+    "init",
+    "allow_deferred_init",
+    "differentiable",
+)
+
+
+class Registry:
+    """Finds, creates, lists and deletes parameters.
+
+    Args:
+        devices: where buffers come from.
+        epoch: of the server.
+        check: checks a declared spec beyond its form, such as the initializer's arguments.
+    """
+
+    def __init__(
+        self, devices: Devices, epoch: int, check: Callable[[ParameterSpec], None]
+    ) -> None:
+        self.devices = devices
+        self.epoch = epoch
+        self._check = check
+        self._lock = threading.RLock()
+        # In order of creation; guarded by _lock, which is taken before any parameter's lock.
+        self._parameters: dict[str, StoredParameter] = {}
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def declare(
+        self, declarations: Sequence[tuple[ParameterSpec, Collection[str]]]
+    ) -> list[StoredInfo]:
+        """Creates parameters, or attaches to them.
+
+        Args:
+            declarations: each spec with the names of the attributes that must agree.
+
+        Returns:
+            What is now, in the order of the declarations.
+
+        Raises:
+            AttributeMismatchError: where one does not agree; nothing is changed then.
+        """
+        with self._lock:
+            merged: dict[str, ParameterSpec] = {}
+            for spec, compared in declarations:
+                self._check(spec)
+                known = self._parameters.get(spec.name)
+                base = known.declared if known is not None else merged.get(spec.name)
+                if base is None:
+                    merged[spec.name] = _normal(spec)
+                    continue
+                _compare(base, spec, compared)
+                now = merged.get(spec.name) or (known.current if known is not None else base)
+                merged[spec.name] = _merge_shape(now, spec) if "shape" in compared else now
+            for name, spec in merged.items():
+                parameter = self._parameters.get(name)
+                if parameter is None:
+                    self._parameters[name] = StoredParameter(spec, self.devices, self.epoch)
+                    continue
+                with parameter.lock:
+                    parameter.current = replace(parameter.current, shape=spec.shape)
+            return self.describe([spec.name for spec, _ in declarations])
+
+    def describe(self, names: Sequence[str]) -> list[StoredInfo]:
+        """Describes parameters by name. Raises ParameterNotFoundError."""
+        infos = []
+        for parameter in self._find(names):
+            with parameter.lock:
+                infos.append(parameter.info())
+        return infos
+
+    def page(self, prefix: str, after: str, size: int) -> tuple[list[StoredInfo], str]:
+        """Describes the parameters under a prefix, a page at a time.
+
+        Args:
+            prefix: of the names.
+            after: the last name of the page before; '' for the first page.
+            size: the most parameters of a page.
+
+        Returns:
+            The page, in order of creation, and what to pass as `after` for the next; '' if this
+            is the last.
+
+        Raises:
+            InvalidArgumentError: where `after` has been deleted meanwhile.
+        """
+        with self._lock:
+            names = list(self._parameters)
+            if after and after not in self._parameters:
+                raise InvalidArgumentError(f"the page token {after[:80]!r} is not valid any more")
+        start = names.index(after) + 1 if after else 0
+        chosen = [name for name in names[start:] if name.startswith(prefix)]
+        infos = []
+        for name in chosen[:size]:
+            with self._lock:
+                parameter = self._parameters.get(name)
+            if parameter is not None:
+                with parameter.lock:
+                    infos.append(parameter.info())
+        return infos, chosen[size - 1] if len(chosen) > size else ""
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Removes parameters. Raises ParameterNotFoundError, and removes none then."""
+        with self._lock, self.hold(names) as parameters:
+            for parameter in parameters:
+                parameter.deleted = True
+                del self._parameters[parameter.name]
+
+    @contextmanager
+    def hold(self, names: Sequence[str]) -> Iterator[list[StoredParameter]]:
+        """Locks parameters, all together, for as long as the block runs.
+
+        The locks are taken in the order of the names, so that two such blocks cannot wait for
+        each other.
+
+        Raises:
+            ParameterNotFoundError: where a name is unknown or deleted.
+        """
+        found = self._find(names)
+        with ExitStack() as stack:
+            for parameter in sorted(set(found), key=lambda each: each.name):
+                stack.enter_context(parameter.lock)
+            for parameter in found:
+                parameter.check_not_deleted()
+            yield found
+
+    def _find(self, names: Sequence[str]) -> list[StoredParameter]:
+        with self._lock:
+            found = [self._parameters.get(name) for name in names]
+        parameters = []
+        for name, parameter in zip(names, found, strict=True):
+            if parameter is None:
+                raise ParameterNotFoundError(
+                    f"the server holds no parameter {name!r}", parameter=name
+                )
+            parameters.append(parameter)
+        return parameters
+
+
+def _normal(spec: ParameterSpec) -> ParameterSpec:
+    if spec.constant or not spec.differentiable:
+        return replace(spec, grad_req="null")
+    return spec
+
+
+def _mismatch(name: str, attribute: str, desired: object, stored: object) -> AttributeMismatchError:
+    return AttributeMismatchError(
+        f"Cannot retrieve Parameter '{name}' because desired attribute does not match with stored "
+        f"for attribute '{attribute}': desired '{desired}' vs stored '{stored}'",
+        parameter=name,
+    )
+
+
+def _compare(declared: ParameterSpec, spec: ParameterSpec, compared: Collection[str]) -> None:
+    desired_spec = _normal(spec)
+    if declared.constant != spec.constant:
+        kinds = {True: "Constant", False: "Parameter"}
+        raise _mismatch(spec.name, "kind", kinds[spec.constant], kinds[declared.constant])
+    for attribute in _COMPARED:
+        if attribute not in compared:
+            continue
+        desired, stored = getattr(desired_spec, attribute), getattr(declared, attribute)
+        # As in ParameterDict.get: None agrees with everything.
+        if desired is not None and stored is not None and desired != stored:
+            raise _mismatch(spec.name, attribute, desired, stored)
+
+
+def _merge_shape(now: ParameterSpec, spec: ParameterSpec) -> ParameterSpec:
+    try:
+        shape = merge_shapes(now.shape, spec.shape)
+    except ValueError as err:
+        raise _mismatch(spec.name, "shape", spec.shape, now.shape) from err
+    if shape_is_known(now.shape):
+        return now
+    return replace(now, shape=shape)

@@ -1,0 +1,219 @@
+"""Writes: staged while their stream comes in, checked whole, committed in one step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paramd.context import Context
+from paramd.errors import (
+    BroadcastError,
+    InvalidStreamError,
+    ShapeMismatchError,
+    WrongStorageTypeError,
+)
+from paramd.spec import Shape, TensorHead, Version
+from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.core.reading import check_region
+from paramd_server.core.registry import Registry
+from paramd_server.core.row_sparse import check_ids
+from paramd_server.core.stored_parameter import StoredParameter
+
+__all__ = [
+    "Action",
+    "StagedWrite",
+    "WriteStage",
+    "check_broadcast",
+    "check_dense",
+    "check_rows",
+    "write_dense",
+]
+
+# A step of a commit that has been prepared and cannot fail any more.
+Action = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class StagedWrite:
+    """One tensor that has come in, or is coming in.
+
+    Attributes:
+        head: describes it.
+        value: host buffer of the dense value, or of the rows.
+        ids: host buffer of the row ids, int64; None for a dense value.
+    """
+
+    head: TensorHead
+    value: Buffer
+    ids: Buffer | None
+
+
+class WriteStage(ABC):
+    """Collects the tensors of one stream and commits them together.
+
+    Args:
+        registry: of the server.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._writes: list[StagedWrite] = []
+
+    def place(self, head: TensorHead) -> list[HostArray]:
+        """Checks a header and makes room for its payload.
+
+        Returns:
+            The host arrays that the payload fills in turn.
+
+        Raises:
+            What stands at SetData and SetGrad in parameter_service.proto. Nothing has been
+            allocated then.
+        """
+        for write in self._writes:
+            if write.head.name == head.name and (
+                write.head.context == head.context
+                or write.head.context is None
+                or head.context is None
+            ):
+                raise InvalidStreamError(
+                    f"Parameter '{head.name}' comes twice in one stream", parameter=head.name
+                )
+        with self._registry.hold([head.name]) as parameters:
+            self.check(parameters[0], head)
+        devices = self._registry.devices
+        ids: Buffer | None = None
+        shape = head.shape
+        if head.stype == "row_sparse":
+            ids = devices.stage((head.num_rows,), np.dtype(np.int64))
+            shape = (head.num_rows, *head.shape[1:])
+        value = devices.stage(shape, head.dtype)
+        self._writes.append(StagedWrite(head, value, ids))
+        arrays = [] if ids is None else [devices.staged_array(ids)]
+        return [*arrays, devices.staged_array(value)]
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters whose tensors have been placed."""
+        return [write.head.name for write in self._writes]
+
+    def commit(self) -> list[Version]:
+        """Writes everything, or nothing when it raises.
+
+        Returns:
+            The version that each tensor's parameter has after it.
+        """
+        writes, self._writes = self._writes, []
+        with self._registry.hold([write.head.name for write in writes]) as parameters:
+            for parameter, write in zip(parameters, writes, strict=True):
+                # Again: what was right when the header came may not be so any more.
+                self.check(parameter, write.head)
+                if write.ids is not None:
+                    ids = parameter.staged_array(write.ids)
+                    check_ids(parameter.name, ids, write.head.shape[0])
+            actions = [
+                self.prepare(parameter, write)
+                for parameter, write in zip(parameters, writes, strict=True)
+            ]
+            for action in actions:
+                action()
+            return self.versions(parameters)
+
+    @abstractmethod
+    def check(self, parameter: StoredParameter, head: TensorHead) -> None:
+        """Raises where a tensor cannot be written to a parameter. Changes nothing."""
+
+    @abstractmethod
+    def prepare(self, parameter: StoredParameter, write: StagedWrite) -> Action:
+        """Does all of a write that can fail, and gives the rest."""
+
+    @abstractmethod
+    def versions(self, parameters: Sequence[StoredParameter]) -> list[Version]:
+        """The versions to report."""
+
+
+def check_broadcast(name: str, value: Shape, target: Shape) -> None:
+    """Checks that an assignment broadcasts, as in NumPy.
+
+    Raises:
+        BroadcastError: where it does not.
+    """
+    # NumPy drops leading dimensions of 1 when it assigns.
+    trimmed = value
+    while len(trimmed) > len(target) and trimmed[0] == 1:
+        trimmed = trimmed[1:]
+    fits = len(trimmed) <= len(target) and all(
+        one in (1, other) for one, other in zip(trimmed[::-1], target[::-1], strict=False)
+    )
+    if not fits:
+        raise BroadcastError(
+            f"Parameter '{name}': could not broadcast a value of shape {value} into shape {target}",
+            parameter=name,
+        )
+
+
+def check_rows(parameter: StoredParameter, head: TensorHead) -> None:
+    """Checks a row_sparse tensor that is to be written.
+
+    Raises:
+        ShapeMismatchError: where its logical shape is not the parameter's.
+        WrongStorageTypeError: where it has a region.
+    """
+    if head.shape != parameter.shape:
+        raise ShapeMismatchError(
+            f"Parameter '{parameter.name}': expected a row_sparse value of shape "
+            f"{parameter.shape}, but got {head.shape}",
+            parameter=parameter.name,
+        )
+    if head.region is not None:
+        raise WrongStorageTypeError(
+            f"Parameter '{parameter.name}': rows cannot be written to a part of an array",
+            parameter=parameter.name,
+        )
+
+
+def check_dense(parameter: StoredParameter, head: TensorHead) -> None:
+    """Checks a dense tensor that is to be written to all or a part of an array.
+
+    Raises:
+        InvalidRegionError, BroadcastError.
+    """
+    target = parameter.shape
+    if head.region is not None:
+        target = check_region(parameter.name, head.region, target)
+    check_broadcast(parameter.name, head.shape, target)
+
+
+def write_dense(
+    parameter: StoredParameter, buffers: dict[Context, Buffer], context: Context, write: StagedWrite
+) -> Action:
+    """Prepares the write of a dense value to one dense buffer.
+
+    Args:
+        parameter: locked.
+        buffers: its copies or its gradients.
+        context: which of them.
+        write: of a mode that computes nothing that depends on grad_req.
+    """
+    head = write.head
+    whole = head.mode == "assign" and head.region is None
+    if whole and head.shape == parameter.shape:
+        # The staged memory becomes the parameter's: no copy at all.
+        staged = parameter.as_dtype(write.value, parameter.current.dtype)
+
+        def adopt() -> None:
+            buffers[context] = parameter.backend(context).adopt(staged, context)
+
+        return adopt
+    target = parameter.writable(buffers, context, keep=not whole)
+
+    def combine() -> None:
+        value = parameter.staged_array(write.value)
+        while value.ndim > len(parameter.shape):
+            value = value[0]
+        parameter.backend(context).write(target, value, region=head.region, mode=head.mode)
+        buffers[context] = target
+
+    return combine

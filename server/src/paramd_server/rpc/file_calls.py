@@ -1,0 +1,230 @@
+"""Save and Load, to and from the client's files and the server's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from paramd.errors import FileFailedError, InvalidArgumentError, InvalidStreamError
+from paramd.files import FileReader, TensorInfo, open_reader, open_writer
+from paramd.spec import TensorHead
+from paramd.v1 import parameter_service_pb2 as pb
+from paramd.wire.messages import contexts_from_wire
+from paramd.wire.tensors import byte_view, data_messages, head_to_wire
+from paramd_server.core.loading import LoadOptions, LoadStage, check_names
+from paramd_server.core.operations import Operation, OperationWindow
+from paramd_server.core.registry import Registry
+from paramd_server.core.saving import SavedTensor, open_saved
+from paramd_server.rpc.requests import first_message, operation_from_wire, receive_tensors
+from paramd_server.storage.directory import SnapshotDirectory
+
+__all__ = ["FileCalls"]
+
+_MANIFEST_PAGE: Final = 500
+_DTYPE_SOURCES: Final = {0: "current", 1: "current", 2: "saved"}
+
+
+@dataclass
+class _Opened:
+    """The opening messages of a Load, put together."""
+
+    operation: Operation
+    options: LoadOptions
+    path: str
+
+
+class FileCalls:
+    """Answers Save and Load.
+
+    Args:
+        registry: the parameters.
+        operations: what makes repeated calls safe.
+        directory: where files on the server's side are.
+    """
+
+    def __init__(
+        self, registry: Registry, operations: OperationWindow, directory: SnapshotDirectory
+    ) -> None:
+        self._registry = registry
+        self._operations = operations
+        self._directory = directory
+
+    def save(self, request: pb.SaveRequest) -> Iterator[bytes]:
+        """See Save in the proto file."""
+        names = list(request.names)
+        if len(set(names)) != len(names):
+            raise InvalidArgumentError("a file holds each parameter once, but a name comes twice")
+        with open_saved(self._registry, names) as saved:
+            if request.path:
+                yield self._write(saved, request.path, request.strip_prefix)
+                return
+            yield from _manifest(saved)
+            for tensor in saved:
+                yield pb.SaveResponse(header=head_to_wire(tensor.head)).SerializeToString()
+                for block in tensor.blocks():
+                    yield from data_messages(byte_view(np.asarray(block)))
+
+    def load(self, messages: Iterator[bytes]) -> bytes:
+        """See Load in the proto file."""
+        opened, rest = _open_load(messages)
+        if (answer := self._operations.answered(opened.operation)) is not None:
+            return answer
+        options = opened.options
+        if opened.path:
+            stage = self._read(opened)
+        else:
+            check_names(options, options.file_names)
+            stage = LoadStage(self._registry, options)
+            receive_tensors(rest, pb.LoadRequest, stage)
+            _check_complete(stage, options)
+
+        def carry_out() -> bytes:
+            names = stage.names
+            stage.commit()
+            return pb.LoadResponse(loaded=names).SerializeToString()
+
+        return self._operations.run(opened.operation, carry_out)
+
+    def _write(self, saved: Sequence[SavedTensor], path: str, strip_prefix: str) -> bytes:
+        infos = []
+        for tensor in saved:
+            head = tensor.head
+            if not head.name.startswith(strip_prefix):
+                raise InvalidArgumentError(
+                    f"Prefix '{strip_prefix}' is to be stripped before saving, but Parameter's "
+                    f"name '{head.name}' does not start with '{strip_prefix}'",
+                    parameter=head.name,
+                )
+            infos.append(_file_info(head, head.name[len(strip_prefix) :]))
+        target = self._directory.resolve(path)
+        with _file_errors(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_writer(target, infos) as writer:
+                for tensor in saved:
+                    for block in tensor.blocks():
+                        writer.write(byte_view(np.asarray(block)))
+        size = sum(tensor.head.size_bytes for tensor in saved)
+        summary = pb.SaveSummary(num_tensors=len(saved), size_bytes=size)
+        return pb.SaveResponse(summary=summary).SerializeToString()
+
+    def _read(self, opened: _Opened) -> LoadStage:
+        source = self._directory.resolve(opened.path)
+        options = replace(opened.options, source=f"file: {opened.path}")
+        with _file_errors(opened.path), open_reader(source) as reader:
+            held = _held_names(reader, options.restore_prefix)
+            check_names(options, held)
+            stage = LoadStage(self._registry, options)
+            for index, name in enumerate(held):
+                if name in options.names:
+                    _stage_from_file(stage, reader, index, name)
+        return stage
+
+
+def _file_info(head: TensorHead, name: str) -> TensorInfo:
+    return TensorInfo(
+        name=name,
+        shape=head.shape,
+        dtype=head.dtype,
+        stype=head.stype,
+        num_rows=head.num_rows if head.stype == "row_sparse" else None,
+    )
+
+
+def _held_names(reader: FileReader, restore_prefix: str) -> list[str]:
+    names = []
+    for info in reader.infos:
+        name = info.name[4:] if info.name.startswith(("arg:", "aux:")) else info.name
+        names.append(restore_prefix + name)
+    return names
+
+
+def _stage_from_file(stage: LoadStage, reader: FileReader, index: int, name: str) -> None:
+    info = reader.infos[index]
+    head = TensorHead(
+        name=name,
+        shape=info.shape,
+        dtype=info.dtype,
+        stype=info.stype,
+        num_rows=info.num_rows or 0,
+        mode="assign",
+    )
+    targets = [byte_view(np.asarray(array)) for array in stage.place(head)]
+    for chunk in reader.chunks(index, 1 << 20):
+        rest = chunk
+        while len(rest):
+            count = min(len(rest), len(targets[0]))
+            targets[0][:count] = rest[:count]
+            rest = rest[count:]
+            targets[0] = targets[0][count:]
+            if not len(targets[0]):
+                targets.pop(0)
+
+
+@contextmanager
+def _file_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if isinstance(err, FileFailedError):
+            raise
+        raise FileFailedError(f"file {path!r} on the server: {err.strerror or err}") from err
+
+
+def _manifest(saved: Sequence[SavedTensor]) -> Iterator[bytes]:
+    headers = [head_to_wire(tensor.head) for tensor in saved]
+    for begin in range(0, max(1, len(headers)), _MANIFEST_PAGE):
+        page = pb.SaveManifest(
+            headers=headers[begin : begin + _MANIFEST_PAGE],
+            last=begin + _MANIFEST_PAGE >= len(headers),
+        )
+        yield pb.SaveResponse(manifest=page).SerializeToString()
+
+
+def _open_load(messages: Iterator[bytes]) -> tuple[_Opened, Iterator[bytes]]:
+    """Reads the opening messages, and gives them with the messages that follow."""
+    first: pb.LoadOpen = first_message(messages, pb.LoadRequest, "open")
+    names, file_names = list(first.names), list(first.file_names)
+    rest: list[bytes] = []
+    for message in messages:
+        try:
+            more = pb.LoadRequest.FromString(message)
+        except DecodeError:
+            # The receiver will say what is wrong with it.
+            rest.append(message)
+            break
+        if more.WhichOneof("part") != "open":
+            rest.append(message)
+            break
+        names.extend(more.open.names)
+        file_names.extend(more.open.file_names)
+    options = LoadOptions(
+        names=tuple(names),
+        contexts=contexts_from_wire(first.contexts),
+        allow_missing=first.allow_missing,
+        ignore_extra=first.ignore_extra,
+        restore_prefix=first.restore_prefix,
+        cast_dtype=first.cast_dtype,
+        dtype_source=_DTYPE_SOURCES.get(first.dtype_source, ""),
+        source=first.source or "param_dict",
+        file_names=tuple(file_names),
+    )
+
+    def following() -> Iterator[bytes]:
+        yield from rest
+        yield from messages
+
+    return _Opened(operation_from_wire(first.operation), options, first.path), following()
+
+
+def _check_complete(stage: LoadStage, options: LoadOptions) -> None:
+    expected = set(options.file_names) & set(options.names)
+    missing = sorted(expected - set(stage.names))
+    if missing:
+        raise InvalidStreamError(
+            f"the stream ended before parameter {missing[0]!r}", parameter=missing[0]
+        )

@@ -1,0 +1,156 @@
+"""The RPCs of paramd.v1.SessionService. Their contract stands in the proto file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import grpc
+
+from paramd.errors import InvalidArgumentError, ProtocolMismatchError
+from paramd.spec import check_name
+from paramd.v1 import session_service_pb2 as pb
+from paramd.wire.protocol import PROTOCOL
+from paramd_server import __version__
+from paramd_server.core.coordination import Barriers, Claims
+from paramd_server.core.operations import IDENTITY_BYTES
+from paramd_server.core.registry import Registry
+from paramd_server.core.workers import Workers
+from paramd_server.rpc.requests import operation_from_wire
+
+__all__ = ["SessionServicer"]
+
+_DEVICE_NUMBERS: Final = {"cpu": 1, "gpu": 2, "cpu_pinned": 3, "cpu_shared": 4}
+_MAX_WORKER_BYTES: Final = 256
+
+
+class SessionServicer:
+    """Answers the calls of one server.
+
+    Args:
+        registry: the parameters.
+        claims: work that is done once.
+        barriers: meeting points.
+        workers: who is there.
+        max_waiting: how many calls may wait at a time; the others are answered at once and ask
+            again.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        claims: Claims,
+        barriers: Barriers,
+        workers: Workers,
+        *,
+        max_waiting: int,
+    ) -> None:
+        self._registry = registry
+        self._claims = claims
+        self._barriers = barriers
+        self._workers = workers
+        self._waiting = threading.BoundedSemaphore(max_waiting)
+        self._started = time.monotonic()
+
+    def Hello(self, request: pb.HelloRequest, _context: grpc.ServicerContext) -> pb.HelloResponse:
+        """Greets a session."""
+        if request.protocol != PROTOCOL:
+            raise ProtocolMismatchError(
+                f"the server speaks protocol {PROTOCOL} (paramd-server {__version__}), but the "
+                f"client speaks {request.protocol} (paramd {request.client_version[:40]}): "
+                "install the same version on both sides"
+            )
+        if len(request.identity) != IDENTITY_BYTES:
+            raise InvalidArgumentError(
+                f"an identity has {IDENTITY_BYTES} bytes, but got {len(request.identity)}"
+            )
+        if len(request.worker.encode()) > _MAX_WORKER_BYTES:
+            raise InvalidArgumentError(f"a worker's name has at most {_MAX_WORKER_BYTES} bytes")
+        self._workers.greet(request.identity, request.worker)
+        devices = self._registry.devices
+        return pb.HelloResponse(
+            protocol=PROTOCOL,
+            server_version=__version__,
+            epoch=self._registry.epoch,
+            num_gpus=devices.num_gpus,
+            device_types=[_DEVICE_NUMBERS[each] for each in devices.device_types],  # type: ignore[misc]
+        )
+
+    def GetStatus(
+        self, _request: pb.GetStatusRequest, _context: grpc.ServicerContext
+    ) -> pb.GetStatusResponse:
+        """Describes the server."""
+        account = self._registry.devices.account
+        return pb.GetStatusResponse(
+            server_version=__version__,
+            epoch=self._registry.epoch,
+            uptime_ms=int((time.monotonic() - self._started) * 1000),
+            num_parameters=len(self._registry),
+            memory_bytes=account.used_bytes,
+            memory_limit_bytes=account.limit_bytes,
+            num_gpus=self._registry.devices.num_gpus,
+            workers=[
+                pb.WorkerStatus(
+                    worker=each.worker,
+                    identity=each.identity,
+                    num_pushes=each.num_pushes,
+                    num_pushed_tensors=each.num_pushed_tensors,
+                )
+                for each in self._workers.all()
+            ],
+        )
+
+    def Once(self, request: pb.OnceRequest, _context: grpc.ServicerContext) -> pb.OnceResponse:
+        """Claims, renews, finishes or gives up a piece of work."""
+        name = check_name(request.name)
+        operation = operation_from_wire(request.operation)
+        ticket = (operation.identity, operation.sequence)
+        lease_s = request.lease_ms / 1000
+        if request.action == pb.ONCE_ACTION_CLAIM:
+            with self._waiting_time(request.wait_ms) as wait_s:
+                state = self._claims.claim(name, ticket, lease_s=lease_s, wait_s=wait_s)
+            states = {
+                "claimed": pb.ONCE_STATE_CLAIMED,
+                "busy": pb.ONCE_STATE_BUSY,
+                "done": pb.ONCE_STATE_DONE,
+            }
+            return pb.OnceResponse(state=states[state])
+        if request.action == pb.ONCE_ACTION_RENEW:
+            self._claims.renew(name, ticket, lease_s=lease_s)
+            return pb.OnceResponse(state=pb.ONCE_STATE_CLAIMED)
+        if request.action == pb.ONCE_ACTION_COMPLETE:
+            self._claims.complete(name, ticket)
+            return pb.OnceResponse(state=pb.ONCE_STATE_DONE)
+        if request.action == pb.ONCE_ACTION_ABANDON:
+            self._claims.abandon(name, ticket)
+            return pb.OnceResponse(state=pb.ONCE_STATE_OPEN)
+        raise InvalidArgumentError(f"Once has no action number {request.action}")
+
+    def Barrier(
+        self, request: pb.BarrierRequest, _context: grpc.ServicerContext
+    ) -> pb.BarrierResponse:
+        """Arrives at a barrier, or leaves it."""
+        name = check_name(request.name)
+        operation = operation_from_wire(request.operation)
+        ticket = (operation.identity, operation.sequence)
+        if request.leave:
+            return pb.BarrierResponse(open=self._barriers.leave(name, ticket))
+        with self._waiting_time(request.wait_ms) as wait_s:
+            arrival = self._barriers.arrive(name, ticket, request.num_workers, wait_s=wait_s)
+        return pb.BarrierResponse(
+            open=arrival.open, num_arrived=arrival.num_arrived, index=arrival.index
+        )
+
+    @contextmanager
+    def _waiting_time(self, wait_ms: int) -> Iterator[float]:
+        # Waiting calls must never use up the threads: those too many do not wait at all.
+        if wait_ms <= 0 or not self._waiting.acquire(blocking=False):
+            yield 0.0
+            return
+        try:
+            yield wait_ms / 1000
+        finally:
+            self._waiting.release()

@@ -1,0 +1,1 @@
+"""Files on the server's side."""
