@@ -36,7 +36,7 @@ Shape = tuple[int, ...]
 Region = tuple[tuple[int, int, int], ...]
 
 # How a written tensor meets what is stored, in the order of paramd.v1.WriteMode.
-MODES = ("assign", "add", "subtract", "multiply", "divide", "by_grad_req")
+MODES = ("assign", "add", "subtract", "multiply", "divide", "by_grad_req", "assign_rows")
 
 STYPES = ("default", "row_sparse", "csr")
 GRAD_REQS = ("write", "add", "null")

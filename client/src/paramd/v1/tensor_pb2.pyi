@@ -43,6 +43,7 @@ class WriteMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WRITE_MODE_MULTIPLY: _ClassVar[WriteMode]
     WRITE_MODE_DIVIDE: _ClassVar[WriteMode]
     WRITE_MODE_BY_GRAD_REQ: _ClassVar[WriteMode]
+    WRITE_MODE_ASSIGN_ROWS: _ClassVar[WriteMode]
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT64: DType
@@ -69,6 +70,7 @@ WRITE_MODE_SUBTRACT: WriteMode
 WRITE_MODE_MULTIPLY: WriteMode
 WRITE_MODE_DIVIDE: WriteMode
 WRITE_MODE_BY_GRAD_REQ: WriteMode
+WRITE_MODE_ASSIGN_ROWS: WriteMode
 
 class Context(_message.Message):
     __slots__ = ("device_type", "device_id")

@@ -11,7 +11,7 @@ from paramd.errors import InvalidArgumentError
 
 __all__ = ["BFLOAT16", "DTYPES", "dtype_from_wire", "dtype_of", "dtype_to_wire"]
 
-BFLOAT16: Final = np.dtype(ml_dtypes.bfloat16)
+BFLOAT16: Final[np.dtype[Any]] = np.dtype(ml_dtypes.bfloat16)
 
 # Numbers as in paramd.v1.DType.
 DTYPES: Final[dict[int, np.dtype[Any]]] = {
@@ -49,7 +49,8 @@ def dtype_of(value: Any) -> np.dtype[Any]:
         if dtype.names == ("bfloat16",):
             return BFLOAT16
     elif dtype.newbyteorder("<") in _NUMBERS:
-        return dtype.newbyteorder("<")
+        little: np.dtype[Any] = dtype.newbyteorder("<")
+        return little
     names = ", ".join(str(known) for known in DTYPES.values())
     raise TypeError(f"a parameter's dtype is one of {names}, but got {value!r}")
 

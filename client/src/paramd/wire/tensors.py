@@ -42,6 +42,7 @@ _MODE_NAMES: Final = {
     4: "multiply",
     5: "divide",
     6: "by_grad_req",
+    7: "assign_rows",
 }
 _MODE_NUMBERS: Final = {name: number for number, name in _MODE_NAMES.items()}
 assert tuple(_MODE_NUMBERS) == MODES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -27,9 +28,12 @@ from paramd_server.core.writing import (
     check_dense,
     check_rows,
     write_dense,
+    write_rows,
 )
 
 __all__ = ["GradientStage"]
+
+_MODES: Final = ("assign", "add", "subtract", "multiply", "divide", "by_grad_req")
 
 
 class GradientStage(WriteStage):
@@ -49,9 +53,9 @@ class GradientStage(WriteStage):
         finish_deferred(parameter)
         parameter.check_gradient()
         parameter.resolve(head.context, self._current)
-        if not head.mode:
+        if head.mode not in _MODES:
             raise InvalidStreamError(
-                f"Parameter '{parameter.name}': a gradient comes without a write mode",
+                f"Parameter '{parameter.name}': a gradient has no write mode {head.mode!r}",
                 parameter=parameter.name,
             )
         if head.mode == "by_grad_req":
@@ -87,7 +91,7 @@ class GradientStage(WriteStage):
             )
             action = write_dense(parameter, parameter.gradients, context, dense)
         else:
-            action = _prepare_rows(parameter, context, write)
+            action = write_rows(parameter, parameter.gradients, context, write)
 
         def commit() -> None:
             action()
@@ -148,17 +152,3 @@ def _rows_of(
     # As in MXNet: of a dense value only the rows that are not zero.
     ids = np.flatnonzero(full.reshape(len(full), -1).any(axis=1)).astype(np.int64)
     return ids, full[ids]
-
-
-def _prepare_rows(parameter: StoredParameter, context: Context, write: StagedWrite) -> Action:
-    """Rows worked into a dense gradient."""
-    assert write.ids is not None
-    ids = parameter.staged_array(write.ids)
-    rows = parameter.staged_array(write.value)
-    target = parameter.writable(parameter.gradients, context, keep=True)
-
-    def combine() -> None:
-        parameter.backend(context).put_rows(target, ids, rows, mode=write.head.mode)
-        parameter.gradients[context] = target
-
-    return combine

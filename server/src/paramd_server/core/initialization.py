@@ -126,15 +126,12 @@ def _fill(parameter: StoredParameter, deferred: Deferred) -> None:
         }
     else:
         staged = parameter.stage(shape, dtype)
-        initializers.fill_range(
-            deferred.init,
-            parameter.name,
-            shape,
-            dtype,
-            seed=deferred.seed,
-            draw=deferred.draw,
-            out=parameter.staged_array(staged),
+        values = initializers.resolve(
+            deferred.init, parameter.name, shape, dtype, seed=deferred.seed, draw=deferred.draw
         )
+        # Little for most, but a multiple of the parameter for a decomposition.
+        with parameter.reserved(values.workspace_bytes):
+            values.read(0, parameter.staged_array(staged).reshape(-1))
         copies = parameter.spread(staged, deferred.contexts)
     parameter.prepare(copies)()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -137,6 +138,15 @@ class StoredParameter:
     def stage(self, shape: Shape, dtype: np.dtype[np.generic]) -> Buffer:
         """A host buffer to be filled and then given to `spread`. Raises MemoryLimitError."""
         return self._devices.stage(shape, dtype)
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Counts that many bytes as used while the block runs. Raises MemoryLimitError."""
+        self._devices.account.reserve(size)
+        try:
+            yield
+        finally:
+            self._devices.account.release(size)
 
     def staged_array(self, staged: Buffer) -> HostArray:
         """The memory of a staged buffer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,9 +26,15 @@ from paramd_server.core.writing import (
     check_dense,
     check_rows,
     write_dense,
+    write_rows,
 )
 
 __all__ = ["FirstValueStage", "ValueStage", "check_whole_shape", "whole_value"]
+
+
+_MODES: Final = ("assign", "add", "subtract", "multiply", "divide")
+# Of row_sparse tensors: only the rows that come are touched.
+_ROW_MODES: Final = ("assign_rows", "add", "subtract")
 
 
 def check_whole_shape(parameter: StoredParameter, head: TensorHead) -> None:
@@ -71,7 +77,8 @@ class ValueStage(WriteStage):
     def check(self, parameter: StoredParameter, head: TensorHead) -> None:
         """See WriteStage."""
         finish_deferred(parameter)
-        if head.mode not in ("assign", "add", "subtract", "multiply", "divide"):
+        rows_only = head.stype == "row_sparse" and head.mode in _ROW_MODES
+        if not rows_only and head.mode not in _MODES:
             raise InvalidStreamError(
                 f"Parameter '{parameter.name}': a value has no write mode {head.mode!r}",
                 parameter=parameter.name,
@@ -87,13 +94,15 @@ class ValueStage(WriteStage):
             check_whole_shape(parameter, head)
             return
         parameter.check_initialized()
-        if parameter.current.stype != "default":
+        if rows_only:
+            check_rows(parameter, head)
+        elif parameter.current.stype != "default":
             raise WrongStorageTypeError(
                 f"Parameter '{parameter.name}' is {parameter.current.stype}: its value is only "
-                "written whole, by set_data()",
+                "written whole, by set_data(), or by rows, by set_row_sparse_data()",
                 parameter=parameter.name,
             )
-        if head.stype == "row_sparse":
+        elif head.stype == "row_sparse":
             check_rows(parameter, head)
             if head.mode != "assign":
                 raise WrongStorageTypeError(
@@ -112,6 +121,9 @@ class ValueStage(WriteStage):
             staged = whole_value(parameter, write, parameter.current.dtype)
             return parameter.prepare(parameter.spread(staged, parameter.deferred.contexts))
         contexts = list(parameter.copies) if head.context is None else [head.context]
+        if write.ids is not None and head.mode in _ROW_MODES:
+            actions = [write_rows(parameter, parameter.copies, each, write) for each in contexts]
+            return _committing(parameter, actions)
         if write.ids is not None:
             dense = whole_value(parameter, write, parameter.current.dtype)
             write = StagedWrite(_dense_head(head), dense, None)

@@ -30,6 +30,7 @@ __all__ = [
     "check_dense",
     "check_rows",
     "write_dense",
+    "write_rows",
 ]
 
 # A step of a commit that has been prepared and cannot fail any more.
@@ -214,6 +215,29 @@ def write_dense(
         while value.ndim > len(parameter.shape):
             value = value[0]
         parameter.backend(context).write(target, value, region=head.region, mode=head.mode)
+        buffers[context] = target
+
+    return combine
+
+
+def write_rows(
+    parameter: StoredParameter, buffers: dict[Context, Buffer], context: Context, write: StagedWrite
+) -> Action:
+    """Prepares the write of some rows to one dense buffer; the other rows stay.
+
+    Args:
+        parameter: locked.
+        buffers: its copies or its gradients.
+        context: which of them.
+        write: of a row_sparse tensor.
+    """
+    assert write.ids is not None
+    ids, rows = parameter.staged_array(write.ids), parameter.staged_array(write.value)
+    target = parameter.writable(buffers, context, keep=True)
+    mode = "assign" if write.head.mode == "assign_rows" else write.head.mode
+
+    def combine() -> None:
+        parameter.backend(context).put_rows(target, ids, rows, mode=mode)
         buffers[context] = target
 
     return combine

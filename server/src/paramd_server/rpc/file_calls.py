@@ -130,7 +130,7 @@ def _file_info(head: TensorHead, name: str) -> TensorInfo:
         name=name,
         shape=head.shape,
         dtype=head.dtype,
-        stype=head.stype,
+        stype="row_sparse" if head.stype == "row_sparse" else "default",
         num_rows=head.num_rows if head.stype == "row_sparse" else None,
     )
 
