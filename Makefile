@@ -32,7 +32,7 @@ demo: $(DEV) ## train on handwritten digits: one server, two workers
 	$(BIN)/python examples/digits.py
 
 test: $(DEV) ## run the unit, contract and system tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS) $(FAST_TESTS)
+	$(BIN)/python -m pytest -m "not conformance" $(PYTEST_ARGS) $(FAST_TESTS)
 
 lint: $(DEV) ## check with ruff (rules and format) and mypy --strict
 	$(BIN)/python -m ruff check .
@@ -55,7 +55,7 @@ lock: $(LOCKER) ## write the lock files again from requirements/*.in (UPGRADE=--
 	done
 
 conformance: $(DEV) $(ORACLE) ## compare with MXNet 1.9.1, in an environment of its own
-	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/conformance
+	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS) tests
 
 bench: $(DEV) ## measure pulls and pushes beside a raw gRPC floor
 	$(BIN)/python -m benchmarks
