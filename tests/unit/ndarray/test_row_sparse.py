@@ -1,0 +1,187 @@
+"""Row-sparse local arrays."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paramd import nd
+from paramd.context import cpu
+from paramd.errors import BroadcastError, RowIdError
+from paramd.ndarray import NDArray, RowSparseNDArray, row_ids
+
+
+def _array(dtype: Any = None) -> RowSparseNDArray:
+    return nd.sparse.row_sparse_array(([[1, 2], [3, 4]], [0, 2]), (4, 2), cpu(1), dtype)
+
+
+_DENSE = np.array([[1, 2], [0, 0], [3, 4], [0, 0]], np.float32)
+
+
+def test_it_shows_the_logical_shape_and_holds_the_rows() -> None:
+    array = _array()
+    assert (array.shape, array.size, array.ndim, array.stype) == ((4, 2), 8, 2, "row_sparse")
+    assert array.context == array.indices.context == array.data.context == cpu(1)
+    assert array.indices.dtype == np.int64
+    assert array.indices.tolist() == [0, 2]
+    assert array.data.tolist() == [[1, 2], [3, 4]]
+    np.testing.assert_array_equal(array.asnumpy(), _DENSE)
+    np.testing.assert_array_equal(array.tostype("default").asnumpy(), _DENSE)
+    assert repr(array) == "\n<RowSparseNDArray 4x2 @cpu(1)>"
+
+
+def test_unsorted_ids_are_sorted_with_their_rows() -> None:
+    array = nd.sparse.row_sparse_array(([[1, 2], [3, 4]], np.array([2.0, 0.0])), shape=(4, 2))
+    assert array.indices.tolist() == [0, 2]
+    assert array.data.tolist() == [[3, 4], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "shape", "error", "message"),
+    [
+        ([2, 2], (4, 2), ValueError, "2 comes more than once"),
+        ([0, 4], (4, 2), RowIdError, "row id 4 is out of range: there are 4 rows"),
+        ([-1, 0], (4, 2), RowIdError, "row id -1"),
+        ([0, 0.5], (4, 2), RowIdError, "whole numbers, but got 0.5"),
+        ([0], (4, 2), ValueError, "2 rows do not go with 1 ids"),
+        ([0, 2], (4, 3), ValueError, r"\(2, 3\)"),
+        ([0, float("nan")], (4, 2), RowIdError, "whole numbers"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    ids: list[Any], shape: tuple[int, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        nd.sparse.row_sparse_array(([[1, 2], [3, 4]], ids), shape=shape)
+
+
+def test_a_shape_that_contradicts_the_source_is_refused() -> None:
+    with pytest.raises(ValueError, match="was asked for"):
+        nd.sparse.row_sparse_array(_DENSE, shape=(5, 2))
+
+
+def test_retain_keeps_the_rows_asked_for() -> None:
+    kept = _array().retain(nd.array([2, 1, 2]))
+    assert isinstance(kept, RowSparseNDArray)
+    assert kept.indices.tolist() == [1, 2]
+    assert kept.data.tolist() == [[0, 0], [3, 4]]
+    assert kept.shape == (4, 2)
+    assert nd.sparse.retain(_array(), []).indices.shape == (0,)
+    with pytest.raises(RowIdError):
+        _array().retain([4])
+
+
+def test_what_is_taken_out_is_a_copy() -> None:
+    array = _array()
+    array.data[:] = 7
+    array.indices[:] = 1
+    array.copy()[:] = 7
+    np.testing.assert_array_equal(array.asnumpy(), _DENSE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), unique_by=lambda pair: pair[0]),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), unique_by=lambda pair: pair[0]),
+)
+def test_sums_and_products_are_those_of_the_dense_arrays(
+    left: list[tuple[int, int]], right: list[tuple[int, int]]
+) -> None:
+    def made(pairs: list[tuple[int, int]]) -> RowSparseNDArray:
+        rows = np.array([[value, 1] for _, value in pairs], np.float32).reshape(-1, 2)
+        return nd.sparse.row_sparse_array((rows, [key for key, _ in pairs]), shape=(6, 2))
+
+    one, two = made(left), made(right)
+    for actual, expected in (
+        (one + two, one.asnumpy() + two.asnumpy()),
+        (one - two, one.asnumpy() - two.asnumpy()),
+        (one * two, one.asnumpy() * two.asnumpy()),
+    ):
+        assert actual.stype == "row_sparse"
+        np.testing.assert_array_equal(actual.asnumpy(), expected)
+        assert np.all(np.diff(actual.rows.ids) > 0)  # type: ignore[attr-defined]
+
+
+def test_dividing_by_zero_fills_the_rows_that_are_not_stored_too() -> None:
+    divided = _array() / 0
+    assert divided.stype == "default"
+    assert np.isnan(divided.asnumpy()[1]).all()
+
+
+@pytest.mark.parametrize("key", [0, slice(0, 1), [0], (slice(None), 0), np.array([0])])
+def test_it_is_indexed_as_a_whole_only(key: Any) -> None:
+    array = _array()
+    with pytest.raises(TypeError, match="indexed by"):
+        array[key]
+    with pytest.raises(TypeError, match="indexed by"):
+        array[key] = 1
+    assert array[:] is array
+
+
+def test_assignment_replaces_the_rows() -> None:
+    array = _array("int32")
+    array[:] = nd.array([[0, 0], [1.5, 0], [0, 0], [0, 0]])
+    assert (array.indices.tolist(), array.data.tolist()) == ([1], [[1, 0]])
+    array[:] = 0
+    assert array.indices.tolist() == [0, 1, 2, 3]
+    assert array.dtype == np.int32
+    with pytest.raises(BroadcastError):
+        array[:] = nd.ones((3, 3))
+    with pytest.raises(BroadcastError):
+        array[:] = nd.sparse.zeros("row_sparse", (3, 2))
+
+
+def test_updates_in_place_change_the_array_itself() -> None:
+    array = same = _array()
+    array += _array()
+    array *= 2
+    assert array is same
+    assert same.data.tolist() == [[4, 8], [12, 16]]
+
+
+def test_copyto_goes_both_ways() -> None:
+    dense = nd.zeros((4, 2))
+    _array().copyto(dense)
+    np.testing.assert_array_equal(dense.asnumpy(), _DENSE)
+    sparse = nd.sparse.zeros("row_sparse", (4, 2))
+    assert dense.copyto(sparse) is sparse
+    assert isinstance(sparse, RowSparseNDArray)
+    assert sparse.indices.tolist() == [0, 2]
+    moved = sparse.copyto(cpu(2))
+    assert (moved.stype, moved.context) == ("row_sparse", cpu(2))
+    with pytest.raises(BroadcastError):
+        _array().copyto(nd.zeros((4,)))
+
+
+def test_a_dense_array_takes_a_row_sparse_value() -> None:
+    dense: NDArray = nd.ones((4, 2))
+    dense[:] = _array()
+    np.testing.assert_array_equal(dense.asnumpy(), _DENSE)
+
+
+def test_pickle_keeps_rows_and_context() -> None:
+    other = pickle.loads(pickle.dumps(_array("bfloat16")))
+    assert other.indices.tolist() == [0, 2]
+    assert other.dtype == _array("bfloat16").dtype
+    assert other.context == cpu(1)
+
+
+def test_a_dense_array_without_axes_has_no_rows() -> None:
+    with pytest.raises(ValueError, match="one axis or more"):
+        nd.array(5).tostype("row_sparse")
+
+
+def test_empty_and_wide_arrays_convert() -> None:
+    assert nd.array(np.zeros((0, 3))).tostype("row_sparse").shape == (0, 3)
+    assert nd.array(np.zeros((3, 0))).tostype("row_sparse").asnumpy().shape == (3, 0)
+
+
+@pytest.mark.parametrize("ids", [[[2, 0], [2, 1]], np.array([[2, 0], [2, 1]], np.uint8)])
+def test_row_ids_flatten_and_keep_order(ids: Any) -> None:
+    assert row_ids(ids, 3).tolist() == [2, 0, 2, 1]
+    assert row_ids(nd.array(ids), 3).dtype == np.int64
