@@ -40,6 +40,7 @@ _PARAMETERS: Final = parameter_service_pb2.DESCRIPTOR.services_by_name["Paramete
 _SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 _NUM_CONTROL_THREADS: Final = 8
 _NUM_WAITING_THREADS: Final = 64
+_NUM_PROBE_THREADS: Final = 2
 _TICK_S: Final = 1.0
 
 # Calls of a few kilobytes that others wait for. They run on threads of their own, so that streams
@@ -71,8 +72,9 @@ class Server:
         self._control = _pool("control", _NUM_CONTROL_THREADS)
         self._waiting = _pool("waiting", _NUM_WAITING_THREADS)
         self._data = _pool("data", config.num_threads)
+        self._probes = _pool("probe", _NUM_PROBE_THREADS)
         self._health = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=self._control
+            experimental_non_blocking=True, experimental_thread_pool=self._probes
         )
         self._server = grpc.server(self._data, options=_OPTIONS)
         self._add_services()
@@ -107,7 +109,7 @@ class Server:
         self._health.enter_graceful_shutdown()
         _log.info("draining %d streams", len(self._streams))
         self._server.stop(self._config.grace_s if grace_s is None else grace_s).wait()
-        for pool in (self._control, self._waiting, self._data):
+        for pool in (self._probes, self._control, self._waiting, self._data):
             pool.shutdown(wait=False, cancel_futures=True)
         if self._config.port_file is not None:
             self._config.port_file.unlink(missing_ok=True)
@@ -133,7 +135,7 @@ class Server:
                 service_handler(ServiceMethods(_SESSIONS, sessions, session_pools, self._streams)),
             )
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._add_health()
         reflection.enable_server_reflection(
             (
                 _PARAMETERS.full_name,
@@ -143,6 +145,19 @@ class Server:
             ),
             self._server,
         )
+
+    def _add_health(self) -> None:
+        answer = self._health.Check
+
+        def check(
+            request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+        ) -> health_pb2.HealthCheckResponse:
+            return answer(request, context)
+
+        # The servicer's own pool is for Watch alone. A check must wait for no other call.
+        check.experimental_thread_pool = self._probes  # type: ignore[attr-defined]
+        self._health.Check = check
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def _bind(self, address: str) -> str:
         try:

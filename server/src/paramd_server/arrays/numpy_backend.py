@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final
@@ -135,6 +136,9 @@ class NumpyBackend:
 
     def _reserve(self, shape: Shape, dtype: np.dtype[Any]) -> int:
         size = math.prod(shape) * dtype.itemsize
+        # NumPy holds no array, not even an empty one, whose other dimensions overflow.
+        if math.prod(each for each in shape if each) * dtype.itemsize > sys.maxsize:
+            raise MemoryLimitError(f"no array has shape {shape}")
         self._account.reserve(size)
         if self._account.used_bytes + self._spares.held_bytes > self._account.limit_bytes:
             self._spares.drop()

@@ -54,10 +54,7 @@ class Claims:
         Returns:
             'claimed' where the caller is to do it, 'done' where it has been done, else 'busy'.
         """
-        if not 0 < lease_s <= _MAX_LEASE_S:
-            raise InvalidArgumentError(
-                f"a lease lasts up to {_MAX_LEASE_S:g} seconds, but got {lease_s:g}"
-            )
+        _check_lease(lease_s)
         deadline = time.monotonic() + min(max(wait_s, 0.0), MAX_WAIT_S)
         with self._changed:
             if name not in self._claims and len(self._claims) >= _MAX_NAMES:
@@ -76,8 +73,9 @@ class Claims:
 
     def renew(self, name: str, ticket: Ticket, *, lease_s: float) -> None:
         """Extends a claim. Raises ClaimLostError where the caller does not hold it any more."""
+        _check_lease(lease_s)
         with self._changed:
-            self._held(name, ticket).until = time.monotonic() + min(lease_s, _MAX_LEASE_S)
+            self._held(name, ticket).until = time.monotonic() + lease_s
 
     def complete(self, name: str, ticket: Ticket) -> None:
         """Says that the work is done. Raises ClaimLostError where another has the claim."""
@@ -101,6 +99,13 @@ class Claims:
         if claim is None or claim.holder != ticket or claim.done:
             raise ClaimLostError(f"the claim on {name!r} is not held by this session any more")
         return claim
+
+
+def _check_lease(lease_s: float) -> None:
+    if not 0 < lease_s <= _MAX_LEASE_S:
+        raise InvalidArgumentError(
+            f"a lease lasts up to {_MAX_LEASE_S:g} seconds, but got {lease_s:g}"
+        )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,14 @@ class Operation:
     sequence: int
     acknowledged_below: int
 
+    def check(self) -> None:
+        """Raises InvalidArgumentError where it identifies nothing."""
+        if len(self.identity) != IDENTITY_BYTES or self.sequence < 1:
+            raise InvalidArgumentError(
+                f"an operation has an identity of {IDENTITY_BYTES} bytes and a sequence from 1, "
+                f"but got {len(self.identity)} bytes and {self.sequence}"
+            )
+
 
 @dataclass
 class _Entry:
@@ -92,11 +100,7 @@ class OperationWindow:
             return entry.answer
 
     def _entry(self, operation: Operation) -> _Entry:
-        if len(operation.identity) != IDENTITY_BYTES or operation.sequence < 1:
-            raise InvalidArgumentError(
-                f"an operation has an identity of {IDENTITY_BYTES} bytes and a sequence from 1, "
-                f"but got {len(operation.identity)} bytes and {operation.sequence}"
-            )
+        operation.check()
         with self._lock:
             window = self._windows.setdefault(operation.identity, _Window())
             self._windows.move_to_end(operation.identity)

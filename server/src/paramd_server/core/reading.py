@@ -138,7 +138,7 @@ def _open(
                 found = find(parameter, context)
                 head = _head(parameter, context, gradient=gradient)
                 if isinstance(found, RowSparseGradient):
-                    readings.append(_read_sparse(parameter, found, head, selector))
+                    readings.append(_read_sparse(parameter, found, head, selector, stack))
                 else:
                     readings.append(_read_dense(parameter, found, head, selector, stack))
         yield readings
@@ -170,7 +170,7 @@ def _read_dense(
             staged = parameter.stage(shape, head.dtype)
             copy = parameter.staged_array(staged)
             np.copyto(copy, part)
-            stack.callback(_forget, staged)
+            stack.callback(_keep, staged)
             return Reading(replace(head, shape=shape), (copy,))
         array, head = part, replace(head, shape=shape)
     else:
@@ -180,7 +180,7 @@ def _read_dense(
     return Reading(head, (array,))
 
 
-def _forget(staged: Buffer) -> None:
+def _keep(buffer: Buffer) -> None:
     """Nothing to do: the stack has kept the buffer, and its place in the account, until now."""
 
 
@@ -190,7 +190,11 @@ def _release(parameter: StoredParameter, buffer: Buffer) -> None:
 
 
 def _read_sparse(
-    parameter: StoredParameter, gradient: RowSparseGradient, head: TensorHead, selector: Selector
+    parameter: StoredParameter,
+    gradient: RowSparseGradient,
+    head: TensorHead,
+    selector: Selector,
+    stack: ExitStack,
 ) -> Reading:
     if selector.region is not None:
         raise WrongStorageTypeError(
@@ -199,6 +203,8 @@ def _read_sparse(
             parameter=parameter.name,
         )
     rows = parameter.backend(gradient.rows.context).host(gradient.rows)
+    # Without its buffer the memory would be a spare that the next write fills.
+    stack.callback(_keep, gradient.rows)
     head = replace(head, stype="row_sparse", num_rows=len(gradient.ids))
     return Reading(head, (gradient.ids, rows))
 

@@ -68,10 +68,14 @@ class Registry:
         Raises:
             AttributeMismatchError: where one does not agree; nothing is changed then.
         """
-        with self._lock:
+        for spec, _ in declarations:
+            self._check(spec)
+        with self._lock, ExitStack() as stack:
+            # What a shape is now must not change between the comparison and the merge.
+            names = {spec.name for spec, _ in declarations} & self._parameters.keys()
+            stack.enter_context(self.hold(sorted(names)))
             merged: dict[str, ParameterSpec] = {}
             for spec, compared in declarations:
-                self._check(spec)
                 known = self._parameters.get(spec.name)
                 base = known.declared if known is not None else merged.get(spec.name)
                 if base is None:
@@ -85,8 +89,7 @@ class Registry:
                 if parameter is None:
                     self._parameters[name] = StoredParameter(spec, self.devices, self.epoch)
                     continue
-                with parameter.lock:
-                    parameter.current = replace(parameter.current, shape=spec.shape)
+                parameter.current = replace(parameter.current, shape=spec.shape)
             return self.describe([spec.name for spec, _ in declarations])
 
     def describe(self, names: Sequence[str]) -> list[StoredInfo]:

@@ -51,8 +51,8 @@ def check_whole_shape(parameter: StoredParameter, head: TensorHead) -> None:
             f"Parameter '{parameter.name}': expected shape {known}, but got {head.shape}",
             parameter=parameter.name,
         ) from err
-    # A dimension of 0 would merge with everything.
-    if merged != head.shape:
+    # A dimension of 0 would merge with everything, and stands for one that is not known.
+    if merged != head.shape or 0 in head.shape:
         raise ShapeMismatchError(
             f"Parameter '{parameter.name}': expected shape {known}, but got {head.shape}",
             parameter=parameter.name,

@@ -62,6 +62,7 @@ class WriteStage(ABC):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._writes: list[StagedWrite] = []
+        self._placed: dict[str, set[Context | None]] = {}
 
     def place(self, head: TensorHead) -> list[HostArray]:
         """Checks a header and makes room for its payload.
@@ -73,15 +74,11 @@ class WriteStage(ABC):
             What stands at SetData and SetGrad in parameter_service.proto. Nothing has been
             allocated then.
         """
-        for write in self._writes:
-            if write.head.name == head.name and (
-                write.head.context == head.context
-                or write.head.context is None
-                or head.context is None
-            ):
-                raise InvalidStreamError(
-                    f"Parameter '{head.name}' comes twice in one stream", parameter=head.name
-                )
+        there = self._placed.get(head.name, set())
+        if there and (head.context is None or {head.context, None} & there):
+            raise InvalidStreamError(
+                f"Parameter '{head.name}' comes twice in one stream", parameter=head.name
+            )
         with self._registry.hold([head.name]) as parameters:
             self.check(parameters[0], head)
         devices = self._registry.devices
@@ -92,6 +89,7 @@ class WriteStage(ABC):
             shape = (head.num_rows, *head.shape[1:])
         value = devices.stage(shape, head.dtype)
         self._writes.append(StagedWrite(head, value, ids))
+        self._placed.setdefault(head.name, set()).add(head.context)
         arrays = [] if ids is None else [devices.staged_array(ids)]
         return [*arrays, devices.staged_array(value)]
 

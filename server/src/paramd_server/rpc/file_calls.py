@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from paramd.errors import FileFailedError, InvalidArgumentError, InvalidStreamError
+from paramd.errors import (
+    FileFailedError,
+    FileFormatError,
+    InvalidArgumentError,
+    InvalidStreamError,
+)
 from paramd.files import FileReader, TensorInfo, open_reader, open_writer
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
@@ -102,7 +108,7 @@ class FileCalls:
                 )
             infos.append(_file_info(head, head.name[len(strip_prefix) :]))
         target = self._directory.resolve(path)
-        with _file_errors(path):
+        with _file_errors(path, target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_writer(target, infos) as writer:
                 for tensor in saved:
@@ -115,7 +121,7 @@ class FileCalls:
     def _read(self, opened: _Opened) -> LoadStage:
         source = self._directory.resolve(opened.path)
         options = replace(opened.options, source=f"file: {opened.path}")
-        with _file_errors(opened.path), open_reader(source) as reader:
+        with _file_errors(opened.path, source), open_reader(source) as reader:
             held = _held_names(reader, options.restore_prefix)
             check_names(options, held)
             stage = LoadStage(self._registry, options)
@@ -166,9 +172,12 @@ def _stage_from_file(stage: LoadStage, reader: FileReader, index: int, name: str
 
 
 @contextmanager
-def _file_errors(path: str) -> Iterator[None]:
+def _file_errors(path: str, target: Path) -> Iterator[None]:
     try:
         yield
+    except FileFormatError as err:
+        # Where the directory is, is not for clients to know.
+        raise FileFormatError(str(err).replace(str(target), path)) from err
     except OSError as err:
         if isinstance(err, FileFailedError):
             raise

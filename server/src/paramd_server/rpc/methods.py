@@ -104,7 +104,7 @@ def _collecting(function: Callable[..., Any], streams: OpenStreams) -> Callable[
     def handle(messages: Iterable[bytes], context: grpc.ServicerContext) -> bytes:
         with streams.open(context) as stream:
             try:
-                return _encode(function(stream.watch(messages), context))
+                return _encode(function(stream.received(messages), context))
             except Exception as err:
                 _abort(context, err)
 
@@ -120,10 +120,10 @@ def _streaming(
         with streams.open(context) as stream:
             try:
                 if request_class is None:
-                    argument: Any = stream.watch(request)
+                    argument: Any = stream.received(request)
                 else:
                     argument = _decode(request_class, request)
-                yield from stream.watch(function(argument, context))
+                yield from stream.sent(function(argument, context))
             except Exception as err:
                 _abort(context, err)
 
@@ -145,9 +145,10 @@ def _encode(result: Message | bytes) -> bytes:
 
 
 def _abort(context: grpc.ServicerContext, err: Exception) -> NoReturn:
-    if not context.is_active():
-        # The client has gone, or was cut off: there is nobody to tell.
-        raise err
+    if isinstance(err, grpc.RpcError):
+        # The client has gone, or was cut off: there is nobody to tell. gRPC keeps the exception
+        # in a cycle, and with its traceback it would keep what has been staged.
+        raise err.with_traceback(None)
     error = _as_paramd_error(err)
     context.set_trailing_metadata(((DETAIL_KEY, encode_error(error)),))
     text = str(error).encode("ascii", "replace").decode()[:_MAX_STATUS_CHARS]

@@ -12,6 +12,7 @@ import grpc
 
 from paramd.errors import InvalidArgumentError, ProtocolMismatchError
 from paramd.spec import check_name
+from paramd.v1 import parameter_pb2
 from paramd.v1 import session_service_pb2 as pb
 from paramd.wire.protocol import PROTOCOL
 from paramd_server import __version__
@@ -106,8 +107,7 @@ class SessionServicer:
     def Once(self, request: pb.OnceRequest, _context: grpc.ServicerContext) -> pb.OnceResponse:
         """Claims, renews, finishes or gives up a piece of work."""
         name = check_name(request.name)
-        operation = operation_from_wire(request.operation)
-        ticket = (operation.identity, operation.sequence)
+        ticket = _ticket(request.operation)
         lease_s = request.lease_ms / 1000
         if request.action == pb.ONCE_ACTION_CLAIM:
             with self._waiting_time(request.wait_ms) as wait_s:
@@ -134,8 +134,7 @@ class SessionServicer:
     ) -> pb.BarrierResponse:
         """Arrives at a barrier, or leaves it."""
         name = check_name(request.name)
-        operation = operation_from_wire(request.operation)
-        ticket = (operation.identity, operation.sequence)
+        ticket = _ticket(request.operation)
         if request.leave:
             return pb.BarrierResponse(open=self._barriers.leave(name, ticket))
         with self._waiting_time(request.wait_ms) as wait_s:
@@ -154,3 +153,10 @@ class SessionServicer:
             yield wait_ms / 1000
         finally:
             self._waiting.release()
+
+
+def _ticket(message: parameter_pb2.Operation) -> tuple[bytes, int]:
+    operation = operation_from_wire(message)
+    # Tickets are kept: one of any size would be memory that nobody counts.
+    operation.check()
+    return operation.identity, operation.sequence

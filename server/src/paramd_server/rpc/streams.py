@@ -16,7 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 class OpenStream:
-    """One streaming call, which notes each message that moves.
+    """One streaming call, which notes since when it waits for the client.
+
+    Time that the server itself takes (a large file to write, a value to initialize) does not count.
 
     Args:
         context: of the call.
@@ -24,15 +26,32 @@ class OpenStream:
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self.context = context
-        self.moved_at = time.monotonic()
         self.stalled = False
+        # None while the server works. One thread writes it, another one reads it.
+        self._waits_since: float | None = None
 
-    def watch(self, messages: Iterable[bytes]) -> Iterator[bytes]:
-        """The same messages, noted as they pass in either direction."""
-        for message in messages:
-            self.moved_at = time.monotonic()
+    def waits_since_before(self, moment: float) -> bool:
+        """Whether nothing has come or gone since a moment of time.monotonic()."""
+        since = self._waits_since
+        return since is not None and since < moment
+
+    def received(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+        """The client's messages: it waits for each until it comes."""
+        coming = iter(messages)
+        while True:
+            self._waits_since = time.monotonic()
+            message = next(coming, None)
+            self._waits_since = None
+            if message is None:
+                return
             yield message
-        self.moved_at = time.monotonic()
+
+    def sent(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+        """The server's messages: it waits after each until the client has room for it."""
+        for message in messages:
+            self._waits_since = time.monotonic()
+            yield message
+            self._waits_since = None
 
 
 class OpenStreams:
@@ -68,7 +87,7 @@ class OpenStreams:
         """Cancels the calls in which nothing has moved for too long. Called now and then."""
         oldest = time.monotonic() - self._stall_s
         with self._lock:
-            stalled = [each for each in self._streams if each.moved_at < oldest]
+            stalled = [each for each in self._streams if each.waits_since_before(oldest)]
         for stream in stalled:
             if not stream.stalled:
                 stream.stalled = True

@@ -1,0 +1,345 @@
+"""The command `paramd`: looks into a server, and saves and loads what it holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+
+from paramd.context import Context
+from paramd.errors import (
+    DeadlineExceededError,
+    MXNetError,
+    ParamdError,
+    ServerUnavailable,
+    StalledError,
+)
+from paramd.files import TensorInfo, open_reader
+from paramd.parameter_dict import ParameterDict
+from paramd.session import Session, connect
+from paramd.spec import ParameterSpec, StoredInfo
+
+__all__ = ["main"]
+
+_FAILED: Final = 1
+_UNREACHABLE: Final = 3
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="paramd")
+def main() -> None:
+    """Look into a parameter server, save and load what it holds.
+
+    Exit status: 0 done, 1 failed, 2 wrong use, 3 the server cannot be reached.
+    """
+
+
+def _target_options(command: Callable[..., None]) -> Callable[..., None]:
+    target = click.option(
+        "--target",
+        envvar="PARAMD_TARGET",
+        required=True,
+        metavar="TARGET",
+        show_envvar=True,
+        help="The server: HOST:PORT or unix:PATH.",
+    )
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for the server.",
+    )
+    return target(timeout(command))
+
+
+def _json_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+@contextmanager
+def _session(target: str, timeout: float) -> Iterator[Session]:
+    """A session, and an end of the program with a message where something goes wrong."""
+    try:
+        with connect(target, timeout=timeout, worker="paramd-cli") as session:
+            yield session
+    except (ServerUnavailable, DeadlineExceededError, StalledError) as err:
+        click.echo(f"Error: {err}", err=True)
+        sys.exit(_UNREACHABLE)
+    except (ParamdError, MXNetError, OSError, ValueError, TypeError, AssertionError) as err:
+        click.echo(f"Error: {err}", err=True)
+        sys.exit(_FAILED)
+
+
+@main.command("ls")
+@click.argument("prefix", default="")
+@_target_options
+@_json_option
+def list_command(prefix: str, target: str, timeout: float, as_json: bool) -> None:
+    """List the parameters whose name begins with PREFIX."""
+    with _session(target, timeout) as session:
+        infos = session.calls.list_parameters(prefix)
+    if as_json:
+        _print_json([_as_dict(info) for info in infos])
+        return
+    rows = [
+        (
+            info.current.name,
+            _shape(info),
+            info.current.dtype.name,
+            info.current.stype,
+            info.current.grad_req,
+            info.state,
+            _join(info.contexts),
+            _size(info.value_bytes + info.gradient_bytes),
+        )
+        for info in infos
+    ]
+    head = ("NAME", "SHAPE", "DTYPE", "STYPE", "GRAD_REQ", "STATE", "CONTEXTS", "SIZE")
+    _print_table(head, rows)
+
+
+@main.command("show")
+@click.argument("names", nargs=-1, required=True)
+@_target_options
+@_json_option
+def show_command(names: tuple[str, ...], target: str, timeout: float, as_json: bool) -> None:
+    """Show all that is known of the parameters NAMES."""
+    with _session(target, timeout) as session:
+        infos = session.calls.describe(names)
+    if as_json:
+        _print_json([_as_dict(info) for info in infos])
+        return
+    for index, info in enumerate(infos):
+        if index:
+            click.echo()
+        described = _as_dict(info)
+        width = max(len(key) for key in described)
+        for key, value in described.items():
+            click.echo(f"{key:<{width}}  {_plain(value)}")
+
+
+@main.command("save")
+@click.argument("filename")
+@click.argument("names", nargs=-1)
+@click.option("--prefix", default="", help="Save the parameters whose name begins so.")
+@click.option("--strip-prefix", default="", help="Take this away from the front of each name.")
+@_target_options
+@_json_option
+def save_command(
+    filename: str,
+    names: tuple[str, ...],
+    prefix: str,
+    strip_prefix: str,
+    target: str,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Save parameters to FILENAME: all, those of NAMES, or those with a prefix.
+
+    The suffix selects the format: .params, .safetensors or .npz. After "server:" it is a file
+    below the server's snapshot directory.
+    """
+    with _session(target, timeout) as session:
+        infos = session.calls.describe(names) if names else session.calls.list_parameters(prefix)
+        params = ParameterDict._from_infos(session, "", infos)
+        params.save(filename, strip_prefix=strip_prefix)
+    _report({"file": filename, "saved": list(params)}, as_json, f"saved {_count(params)}")
+
+
+@main.command("load")
+@click.argument("filename")
+@click.option("--prefix", default="", help="Load into the parameters whose name begins so.")
+@click.option("--restore-prefix", default="", help="Put this in front of each name in the file.")
+@click.option(
+    "--ctx", "contexts", multiple=True, metavar="CONTEXT", help="Such as 'cpu(1)'. Repeatable."
+)
+@click.option("--allow-missing", is_flag=True, help="The file may lack parameters.")
+@click.option("--ignore-extra", is_flag=True, help="Pass over what the server does not have.")
+@click.option("--cast-dtype", is_flag=True, help="Dtypes may differ.")
+@click.option(
+    "--dtype-source",
+    type=click.Choice(["current", "saved"]),
+    default="current",
+    show_default=True,
+    help="Which dtype counts then.",
+)
+@click.option("--create", is_flag=True, help="Make the parameters that the server does not have.")
+@_target_options
+@_json_option
+def load_command(
+    filename: str,
+    prefix: str,
+    restore_prefix: str,
+    contexts: tuple[str, ...],
+    allow_missing: bool,
+    ignore_extra: bool,
+    cast_dtype: bool,
+    dtype_source: str,
+    create: bool,
+    target: str,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Load parameters from FILENAME: all that the server has, or none.
+
+    After "server:" it is a file below the server's snapshot directory.
+    """
+    with _session(target, timeout) as session:
+        made = _declare_from(session, filename, prefix, restore_prefix) if create else []
+        params = session.parameters(prefix)
+        try:
+            params.load(
+                filename,
+                ctx=[Context.from_string(text) for text in contexts] or None,
+                allow_missing=allow_missing,
+                ignore_extra=ignore_extra,
+                restore_prefix=restore_prefix,
+                cast_dtype=cast_dtype,
+                dtype_source=dtype_source,
+            )
+        except BaseException:
+            if made:
+                session.delete(made)
+            raise
+    _report({"file": filename, "loaded": list(params)}, as_json, f"loaded {_count(params)}")
+
+
+@main.command("health")
+@_target_options
+@_json_option
+def health_command(target: str, timeout: float, as_json: bool) -> None:
+    """Ask the server whether it serves. Exit status 3 where it cannot be reached."""
+    with _session(target, timeout) as session:
+        begin = time.perf_counter()
+        status = session.status()
+        latency = time.perf_counter() - begin
+    described = {
+        "target": target,
+        "status": "serving",
+        "server_version": status.server_version,
+        "uptime_seconds": round(status.uptime, 3),
+        "latency_ms": round(latency * 1e3, 3),
+        "parameters": status.num_parameters,
+        "memory_bytes": status.memory_bytes,
+        "memory_limit_bytes": status.memory_limit_bytes,
+        "gpus": status.num_gpus,
+        "sessions": len(status.workers),
+    }
+    if as_json:
+        _print_json(described)
+        return
+    limit = _size(status.memory_limit_bytes) if status.memory_limit_bytes else "no limit"
+    click.echo(
+        f"{target} serves: paramd-server {status.server_version}, up {status.uptime:.0f} s, "
+        f"{_count(range(status.num_parameters))}, {_size(status.memory_bytes)} ({limit}), "
+        f"answered in {latency * 1e3:.1f} ms"
+    )
+
+
+def _declare_from(session: Session, filename: str, prefix: str, restore_prefix: str) -> list[str]:
+    """Makes the parameters that are in a file and not on the server; gives their names."""
+    if filename.startswith("server:"):
+        raise ValueError("--create reads the file here, so it does not go with 'server:'")
+    held = {info.current.name for info in session.calls.list_parameters(prefix)}
+    with open_reader(filename) as reader:
+        specs = [_spec_of(info, restore_prefix) for info in reader.infos]
+    new = [spec for spec in specs if spec.name.startswith(prefix) and spec.name not in held]
+    session.calls.declare([(spec, frozenset()) for spec in new])
+    return [spec.name for spec in new]
+
+
+def _spec_of(info: TensorInfo, restore_prefix: str) -> ParameterSpec:
+    name = info.name[4:] if info.name.startswith(("arg:", "aux:")) else info.name
+    return ParameterSpec(restore_prefix + name, info.shape, info.dtype, info.stype)
+
+
+def _as_dict(info: StoredInfo) -> dict[str, Any]:
+    spec = info.current
+    init = spec.init
+    if init is None:
+        shown: Any = None
+    elif init.client_side:
+        shown = "(of a client)"
+    else:
+        shown = {"name": init.name, **init.arguments}
+    return {
+        "name": spec.name,
+        "kind": "constant" if spec.constant else "parameter",
+        "state": info.state,
+        "shape": None if spec.shape is None else list(spec.shape),
+        "dtype": spec.dtype.name,
+        "stype": spec.stype,
+        "grad_stype": spec.grad_stype,
+        "grad_req": spec.grad_req,
+        "lr_mult": spec.lr_mult,
+        "wd_mult": spec.wd_mult,
+        "init": shown,
+        "contexts": [str(context) for context in info.contexts],
+        "version": f"{info.version.epoch:x}.{info.version.counter}",
+        "value_bytes": info.value_bytes,
+        "gradient_bytes": info.gradient_bytes,
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key}={each}" for key, each in value.items() if key != "name")
+        return f"{value['name']}({rest})"
+    if isinstance(value, list):
+        return " ".join(str(each) for each in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def _shape(info: StoredInfo) -> str:
+    shape = info.current.shape
+    if shape is None:
+        return "?"
+    return "x".join("?" if size < 1 else str(size) for size in shape) or "()"
+
+
+def _join(contexts: Sequence[Context]) -> str:
+    return " ".join(str(context) for context in contexts) or "-"
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in _UNITS[:-1]:
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} {_UNITS[-1]}"
+
+
+def _count(things: Any) -> str:
+    count = len(things)
+    return f"{count} parameter" if count == 1 else f"{count} parameters"
+
+
+def _report(values: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        _print_json(values)
+    else:
+        click.echo(f"{values['file']}: {text}")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+if __name__ == "__main__":
+    main()

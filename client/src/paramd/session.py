@@ -1,0 +1,366 @@
+"""Sessions: what `connect` returns."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pickle
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from paramd.errors import NoSessionError, ParameterNotFoundError, SessionClosedError
+from paramd.transport import fork_support as fork_support
+from paramd.transport.calls import Calls, SessionStatus, WorkerStatus
+from paramd.transport.connection import Connection, ConnectionOptions
+from paramd.transport.coordination import claim, meet
+from paramd.transport.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from paramd.parameter_dict import ParameterDict
+
+__all__ = ["Session", "SessionStatus", "WorkerStatus", "connect", "current_session"]
+
+LOCAL = "local"
+_DEFAULT_BARRIER = "default"
+
+# The sessions whose `with` blocks the running code is in, the innermost last. A context variable:
+# each thread and each asynchronous task has its own.
+_entered: ContextVar[tuple[Session, ...]] = ContextVar("paramd_sessions", default=())
+# Every session that has not been closed.
+_open: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+class Session:
+    """A connection to a server, as `connect` makes it.
+
+    Thread-safe. In a forked child it connects anew, with an identity of its own. Pickled, it
+    carries its target and options, and connects where it is unpickled. `with session:` makes it
+    the current session of the block, and closes it at the end of the outermost such block.
+
+    Attributes:
+        target: the target as it was given: 'host:port', 'unix:PATH' or 'local'.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float = 30.0,
+        stall_timeout: float = 60.0,
+        transport: str = "auto",
+        worker: str = "",
+        num_workers: int | None = None,
+        memory_limit: str | int | None = None,
+        snapshot_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.target = target
+        self._options: dict[str, Any] = {
+            "timeout": _seconds("timeout", timeout),
+            "stall_timeout": _seconds("stall_timeout", stall_timeout),
+            "transport": _check_transport(transport),
+            "num_workers": None if num_workers is None else _check_workers(num_workers),
+        }
+        self._closing = threading.Lock()
+        self._closed = False
+        self._depth = 0  # guarded by _closing
+        self._embedded: EmbeddedServer | None = None
+        server_options = _server_options(target, memory_limit, snapshot_dir)
+        if target == LOCAL:
+            self._embedded = EmbeddedServer(server_options, timeout=timeout)
+        try:
+            self._connection = self._connect(worker)
+            self.calls = Calls(self._connection)
+            self._connection.hello()
+        except BaseException:
+            if self._embedded is not None:
+                self._embedded.close()
+            raise
+        _open.add(self)
+
+    def _connect(self, worker: str) -> Connection:
+        options = ConnectionOptions(
+            timeout=self._options["timeout"],
+            stall_timeout=self._options["stall_timeout"],
+            worker=worker,
+            client_version=_version(),
+        )
+        if self._embedded is None:
+            return Connection(self.target, options)
+        return Connection(
+            self._embedded.target, options, end_of_server=self._embedded.end_of_server
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
+
+    @property
+    def identity(self) -> bytes:
+        """16 random bytes: this session in this process."""
+        return self._connection.operations.identity
+
+    def __repr__(self) -> str:
+        return f"<paramd.Session {self.target!r} {'closed' if self._closed else 'open'}>"
+
+    def close(self) -> None:
+        """Ends the session: calls under way raise SessionClosedError, and so do later ones.
+
+        An embedded server ends with it. Closing twice is the same.
+        """
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        _open.discard(self)
+        self._connection.close()
+        if self._embedded is not None:
+            self._embedded.close()
+
+    def __enter__(self) -> Session:
+        with self._closing:
+            if self._closed:
+                raise SessionClosedError(f"the session with {self.target} was closed")
+            self._depth += 1
+        _entered.set((*_entered.get(), self))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack = list(_entered.get())
+        if self in stack:
+            # The innermost of its own: blocks of generators may end in another order.
+            del stack[len(stack) - 1 - stack[::-1].index(self)]
+            _entered.set(tuple(stack))
+        with self._closing:
+            self._depth -= 1
+            last = self._depth == 0
+        if last:
+            self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.target == LOCAL:
+            raise pickle.PicklingError(
+                "a session with an embedded server ('local') cannot be pickled: the server ends "
+                "with this process. Start `paramd-server` and connect to its address"
+            )
+        return (_reconnect, (self.target, self._options))
+
+    def parameters(self, prefix: str = "") -> ParameterDict:
+        """The parameters that the server holds, those whose name begins with `prefix`."""
+        # Here, because that module imports this one.
+        from paramd.parameter_dict import ParameterDict
+
+        return ParameterDict._from_infos(self, prefix, self.calls.list_parameters(prefix))
+
+    def exists(self, name: str) -> bool:
+        """Whether the server holds a parameter of that name."""
+        try:
+            self.calls.describe([name])
+        except ParameterNotFoundError:
+            return False
+        return True
+
+    def delete(self, names: str | Sequence[str]) -> None:
+        """Removes parameters, all or, where one is unknown, none.
+
+        Raises:
+            ParameterNotFoundError: for an unknown name.
+        """
+        self.calls.delete([names] if isinstance(names, str) else list(names))
+
+    def once(self, name: str, *, lease: float = 30.0) -> AbstractContextManager[bool]:
+        """Does a block of work once on the cluster.
+
+        The first session gets True and does the work; the others wait until it has finished, and
+        get False. If it fails (an exception leaves the block) or dies, the next one gets True.
+
+            with session.once("load") as first:
+                if first:
+                    params.load("start.params")
+
+        Args:
+            name: of the work, 1 to 1024 bytes. It is remembered as long as the server runs.
+            lease: seconds after which a holder that has died loses its claim; it is renewed by
+                itself while the block runs.
+
+        Raises:
+            ClaimLostError: at the end of the block, where the server could not be reached for
+                so long that the claim has passed to another.
+        """
+        return claim(self._connection, name, _seconds("lease", lease))
+
+    def barrier(
+        self, name: str = "", *, num_workers: int | None = None, timeout: float | None = None
+    ) -> int:
+        """Waits until all workers are here.
+
+        Args:
+            name: of the barrier; '' is 'default'. It can be used again and again.
+            num_workers: how many meet; else that of `connect`, else `PARAMD_NUM_WORKERS`.
+            timeout: seconds, or None to wait without end.
+
+        Returns:
+            The place in the order of arrival, from 0.
+
+        Raises:
+            BarrierTimeoutError: where not all came in time. This one has left then.
+            BarrierMismatchError: where the others expect another number of workers.
+            ValueError: where the number of workers is not known.
+        """
+        count = self._num_workers() if num_workers is None else _check_workers(num_workers)
+        return meet(self._connection, name or _DEFAULT_BARRIER, count, timeout)
+
+    def _num_workers(self) -> int:
+        declared: int | None = self._options["num_workers"]
+        if declared is not None:
+            return declared
+        text = os.environ.get("PARAMD_NUM_WORKERS", "")
+        if not text:
+            raise ValueError(
+                "the number of workers is not known: give num_workers= to barrier() or connect(), "
+                "or set PARAMD_NUM_WORKERS"
+            )
+        if not text.isascii() or not text.isdigit():
+            raise ValueError(f"PARAMD_NUM_WORKERS is a whole number, but is {text!r}")
+        return _check_workers(int(text))
+
+    def status(self) -> SessionStatus:
+        """What the server holds, and who works with it."""
+        return self.calls.status()
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """The sessions that the server knows, with what each has pushed."""
+        return self.calls.status().workers
+
+    def num_gpus(self) -> int:
+        """The number of the server's GPU contexts."""
+        return self.calls.status().num_gpus
+
+
+def connect(
+    target: str | None = None,
+    *,
+    timeout: float = 30.0,
+    stall_timeout: float = 60.0,
+    transport: str = "auto",
+    worker: str = "",
+    num_workers: int | None = None,
+    memory_limit: str | int | None = None,
+    snapshot_dir: str | os.PathLike[str] | None = None,
+) -> Session:
+    """Opens a session with a server.
+
+    Args:
+        target: 'host:port', '[IPv6]:port', 'unix:PATH', or 'local' for a server of its own in a
+            child process. None: the environment's `PARAMD_TARGET`.
+        timeout: seconds for a call with all its retries; a server that starts late or again is
+            waited for that long. For a stream, seconds of retrying without getting further.
+        stall_timeout: seconds in which something must move in a stream of values.
+        transport: 'auto' or 'tcp', which are the same so far.
+        worker: the name that the server counts this session's pushes under, 256 bytes at most.
+        num_workers: how many workers meet at `barrier()`.
+        memory_limit: of an embedded server, such as '8GiB' or a number of bytes.
+        snapshot_dir: of an embedded server: where it keeps files.
+
+    Raises:
+        ValueError: where no target is given, or an argument is wrong.
+        ServerUnavailable: where the server cannot be reached within `timeout`.
+        ProtocolMismatchError: where it speaks another protocol.
+    """
+    chosen = target if target is not None else os.environ.get("PARAMD_TARGET", "")
+    if not chosen:
+        raise ValueError(
+            "no server is named: give connect() a target, or set PARAMD_TARGET, such as "
+            "'127.0.0.1:50051'; connect('local') runs a server of its own"
+        )
+    return Session(
+        chosen,
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+        transport=transport,
+        worker=worker,
+        num_workers=num_workers,
+        memory_limit=memory_limit,
+        snapshot_dir=snapshot_dir,
+    )
+
+
+def current_session() -> Session:
+    """The session that serves objects built without one.
+
+    That of the innermost `with session:` of this thread (or asynchronous task); where there is
+    none, the only open session of the process, which so also serves threads started inside a
+    `with` block.
+
+    Raises:
+        NoSessionError: where none is open, or several are.
+    """
+    stack = _entered.get()
+    if stack:
+        return stack[-1]
+    candidates = [session for session in list(_open) if not session.closed]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise NoSessionError("no session is open: call paramd.connect(...) first")
+    raise NoSessionError(
+        f"{len(candidates)} sessions are open and none is the current one: work inside "
+        "`with session:`, or give session= to what you build"
+    )
+
+
+def _reconnect(target: str, options: Mapping[str, Any]) -> Session:
+    return connect(target, **options)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("paramd")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _seconds(name: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is a positive number of seconds, but got {value!r}")
+    return float(value)
+
+
+def _check_transport(transport: str) -> str:
+    if transport not in ("auto", "tcp"):
+        raise ValueError(f"transport is 'auto' or 'tcp', but got {transport!r}")
+    return transport
+
+
+def _check_workers(num_workers: int) -> int:
+    if num_workers < 1:
+        raise ValueError(f"num_workers is 1 or more, but got {num_workers!r}")
+    return num_workers
+
+
+def _server_options(
+    target: str,
+    memory_limit: str | int | None,
+    snapshot_dir: str | os.PathLike[str] | None,
+) -> dict[str, str]:
+    options = {}
+    if memory_limit is not None:
+        options["--memory-limit"] = str(memory_limit)
+    if snapshot_dir is not None:
+        options["--snapshot-dir"] = os.path.abspath(os.fspath(snapshot_dir))
+    if options and target != LOCAL:
+        given = " and ".join(option.removeprefix("--").replace("-", "_") for option in options)
+        raise ValueError(
+            f"{given}: for the embedded server of connect('local') only; target is {target!r}"
+        )
+    return options

@@ -1,0 +1,180 @@
+"""The calls that are under way in one session: the one place that can wait for or end them.
+
+No thread may be inside gRPC at the moment of a fork, a closing session ends its calls, and a
+stream in which nothing moves has to be cut. All three need to know what is under way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from paramd.errors import SessionClosedError
+
+__all__ = ["Attempt", "Attempts", "Cancellable"]
+
+# The watching thread goes away after so many seconds without a stream.
+_IDLE_SECONDS = 5.0
+
+
+class Cancellable(Protocol):
+    """A call of gRPC."""
+
+    def cancel(self) -> bool:
+        """Ends it."""
+        ...
+
+
+class Attempt:
+    """One sending of one call.
+
+    Attributes:
+        moved: bytes that moved, in either direction.
+        moved_at: when the last of them did (monotonic seconds).
+        stall_limit: seconds without movement after which it is cut, or None.
+        ended_by: why this side ended it: '', 'fork', 'close', 'stall' or 'failure'.
+        failure: what the caller's own code raised while it made the messages.
+    """
+
+    __slots__ = ("_bound", "_call", "_lock", "ended_by", "failure", "moved", "moved_at",
+                 "stall_limit", "thread")  # fmt: skip
+
+    def __init__(self, stall_limit: float | None) -> None:
+        self.moved = 0
+        self.moved_at = time.monotonic()
+        self.stall_limit = stall_limit
+        self.thread = threading.get_ident()
+        self.ended_by = ""
+        self.failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self._call: Cancellable | None = None  # guarded by _lock
+
+    def bind(self, call: Cancellable) -> None:
+        """Says which call it is; ends it if that was asked for already."""
+        with self._lock:
+            self._call = call
+            if self.ended_by:
+                call.cancel()
+
+    def move(self, size: int) -> None:
+        """Notes that bytes moved."""
+        self.moved += size
+        self.moved_at = time.monotonic()
+
+    def end(self, reason: str) -> None:
+        """Cancels the call; the first reason stays."""
+        with self._lock:
+            if not self.ended_by:
+                self.ended_by = reason
+                if self._call is not None:
+                    self._call.cancel()
+
+
+class Attempts:
+    """All attempts that are under way; opened and closed like a gate."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._active: set[Attempt] = set()  # guarded by _changed
+        self._paused = False  # guarded by _changed
+        self._closed = False  # guarded by _changed
+        self._watcher: threading.Thread | None = None  # guarded by _changed
+
+    @property
+    def closed(self) -> bool:
+        """Whether no attempt can begin any more."""
+        return self._closed
+
+    @contextmanager
+    def begin(self, stall_limit: float | None) -> Iterator[Attempt]:
+        """An attempt, under way until the block ends. Waits while a fork goes on.
+
+        Raises:
+            SessionClosedError: where the session is closed.
+        """
+        attempt = Attempt(stall_limit)
+        with self._changed:
+            while self._paused and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise SessionClosedError("the session is closed")
+            self._active.add(attempt)
+            if stall_limit is not None and self._watcher is None:
+                self._watcher = threading.Thread(
+                    target=self._watch, name="paramd-stall-watch", daemon=True
+                )
+                self._watcher.start()
+        try:
+            yield attempt
+        except BaseException:
+            attempt.end("failure")
+            raise
+        finally:
+            with self._changed:
+                self._active.discard(attempt)
+                if self._paused or self._closed:
+                    self._changed.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps, but not longer than until the session is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, seconds)
+
+    def pause(self) -> None:
+        """Lets no attempt begin."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Lets attempts begin again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Waits until no other thread has an attempt under way; False if some still have."""
+        me = threading.get_ident()
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: all(attempt.thread == me for attempt in self._active), seconds
+            )
+
+    def end_all(self, reason: str) -> None:
+        """Ends every attempt of the other threads."""
+        me = threading.get_ident()
+        with self._changed:
+            for attempt in self._active:
+                if attempt.thread != me:
+                    attempt.end(reason)
+
+    def close(self) -> None:
+        """Ends every attempt, and lets none begin."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            for attempt in self._active:
+                attempt.end("close")
+
+    def _watch(self) -> None:
+        """Cuts stalled streams. A new stream never has to wake it: it wakes before its limit."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                wake_in = _IDLE_SECONDS
+                watched = False
+                for attempt in self._active:
+                    if attempt.stall_limit is None:
+                        continue
+                    watched = True
+                    left = attempt.moved_at + attempt.stall_limit - now
+                    if left <= 0:
+                        attempt.end("stall")
+                    else:
+                        wake_in = min(wake_in, left)
+                if self._closed or not watched:
+                    self._watcher = None
+                    return
+                self._changed.wait(max(wake_in, 0.01))

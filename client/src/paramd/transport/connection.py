@@ -1,0 +1,351 @@
+"""One session's way to its server in this process: sends calls, again where that is safe."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from paramd.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    InvalidMessageError,
+    InvalidStreamError,
+    ParamdError,
+    ServerUnavailable,
+    SessionClosedError,
+    StalledError,
+)
+from paramd.transport import fork_support, forks
+from paramd.transport.attempts import Attempt, Attempts
+from paramd.transport.channel import Channel, grpc_target
+from paramd.transport.operations import Operation, Operations
+from paramd.transport.requests import Requests
+from paramd.transport.retry import Backoff, RetryPolicy, error_of, is_retried
+from paramd.v1 import session_service_pb2
+from paramd.wire.protocol import PROTOCOL
+
+__all__ = ["Connection", "ConnectionOptions", "Receiver"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+R_co = TypeVar("R_co", covariant=True)
+
+# gRPC's default limit, which a server keeps.
+_MAX_REQUEST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """How patient a connection is, and who it says it is.
+
+    Attributes:
+        timeout: seconds for a unary call with its retries; for a stream, seconds of retrying
+            without getting further.
+        stall_timeout: seconds in which something must move in a stream.
+        worker: the name that the server counts pushes under, or ''.
+        client_version: for the server's log.
+        retry: the pauses between attempts.
+    """
+
+    timeout: float = 30.0
+    stall_timeout: float = 60.0
+    worker: str = ""
+    client_version: str = ""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+class Receiver(Protocol[R_co]):
+    """Takes the messages of one answer."""
+
+    def feed(self, message: bytes) -> None:
+        """Takes the next message."""
+        ...
+
+    def finish(self) -> R_co:
+        """Checks that nothing is missing, and gives what came."""
+        ...
+
+
+class Connection:
+    """Sends calls to one server.
+
+    Thread-safe. After a fork it starts over in the child, with an identity of its own.
+
+    Args:
+        target: 'host:port' or 'unix:PATH'.
+        options: patience.
+        end_of_server: says why the server is gone for good, or None if that is not known; asked
+            when it cannot be reached.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        options: ConnectionOptions,
+        *,
+        end_of_server: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.target = target
+        self.options = options
+        self._grpc_target = grpc_target(target)
+        self._end_of_server = end_of_server
+        self._unusable = ""
+        self._begin()
+        forks.watch_forks(self)
+
+    def _begin(self) -> None:
+        self.operations = Operations()
+        self.attempts = Attempts()
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None  # guarded by _lock
+        self._greeted: session_service_pb2.HelloResponse | None = None
+
+    def start_over_in_child(self, *, quiet: bool) -> None:
+        """Forgets the parent's identity, operations and channel."""
+        closed = self.attempts.closed
+        self._begin()
+        if closed:
+            self.attempts.close()
+        if not fork_support.ENABLED:
+            self._unusable = (
+                "this process was forked, and gRPC had been imported without fork support: "
+                f"import paramd before grpc, or set {fork_support.VARIABLE}=1 in the environment"
+            )
+        elif not quiet:
+            self._unusable = (
+                "this process was forked while another thread was inside gRPC and could not be "
+                "interrupted: connect before the thread starts its call, or fork earlier"
+            )
+
+    def close(self) -> None:
+        """Ends every call with SessionClosedError. Closing twice is the same."""
+        self.attempts.close()
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def hello(self) -> session_service_pb2.HelloResponse:
+        """What the server said in the handshake."""
+        return self._run("Hello", self._greet, self.options.timeout)
+
+    def unary(
+        self,
+        method: str,
+        request: Message,
+        response_class: type[M],
+        *,
+        operation: Operation | None = None,
+        timeout: float | None = None,
+    ) -> M:
+        """A call with one request and one answer.
+
+        Args:
+            method: the RPC.
+            request: the request.
+            response_class: of the answer.
+            operation: of a changing call: goes into the request's field of that name, anew for
+                each attempt.
+            timeout: seconds, instead of the connection's own.
+        """
+
+        def send(attempt: Attempt, seconds: float) -> M:
+            if operation is not None:
+                request.operation.CopyFrom(operation.to_wire())  # type: ignore[attr-defined]
+            return self._ask(method, request, response_class, attempt, seconds)
+
+        return self._run(method, send, self.options.timeout if timeout is None else timeout)
+
+    def download(
+        self,
+        method: str,
+        request: Message,
+        receiver: Callable[[ExitStack], Receiver[T]],
+    ) -> T:
+        """A call with one request and a stream of answers, which a retry starts from the front.
+
+        Args:
+            method: the RPC.
+            request: the request.
+            receiver: makes what takes the answers, anew for each attempt; what it puts on the
+                stack is left when the attempt ends.
+        """
+        data = self._encode(method, request)
+
+        def send(attempt: Attempt, _seconds: float) -> T:
+            call = self._method(method)(data)
+            attempt.bind(call)
+            return _receive(call, attempt, receiver)
+
+        return self._run(method, send, self.options.timeout, self.options.stall_timeout)
+
+    def upload(
+        self, method: str, messages: Callable[[], Iterator[bytes]], response_class: type[M]
+    ) -> M:
+        """A call with a stream of requests, made anew for each attempt, and one answer."""
+
+        def send(attempt: Attempt, _seconds: float) -> M:
+            with Requests(messages(), attempt) as requests:
+                call = self._method(method).future(requests)
+                requests.bind(call)
+                return _parse(call.result(), response_class)
+
+        return self._run(method, send, self.options.timeout, self.options.stall_timeout)
+
+    def exchange(
+        self,
+        method: str,
+        messages: Callable[[], Iterator[bytes]],
+        receiver: Callable[[ExitStack], Receiver[T]],
+    ) -> T:
+        """A call with streams both ways, which a retry starts from the front."""
+
+        def send(attempt: Attempt, _seconds: float) -> T:
+            with Requests(messages(), attempt) as requests:
+                call = self._method(method)(requests)
+                requests.bind(call)
+                return _receive(call, attempt, receiver)
+
+        return self._run(method, send, self.options.timeout, self.options.stall_timeout)
+
+    def _run(
+        self,
+        method: str,
+        send: Callable[[Attempt, float], T],
+        limit: float,
+        stall_limit: float | None = None,
+    ) -> T:
+        backoff = Backoff(self.options.retry, limit)
+        while True:
+            failure: ParamdError | None
+            with self.attempts.begin(stall_limit) as attempt:
+                if self._unusable:
+                    raise ServerUnavailable(self._unusable)
+                try:
+                    if self._greeted is None and method != "Hello":
+                        self._greet(attempt, backoff.remaining())
+                    return send(attempt, backoff.remaining())
+                except grpc.RpcError as err:
+                    failure = self._failure(err, attempt, method, limit)
+                except ValueError:
+                    # gRPC's words for a channel that close() has closed under the call.
+                    if not self.attempts.closed:
+                        raise
+                    failure = self._closed_error()
+            # Raised here, `from None`: gRPC's traceback names nothing that a user has written.
+            if failure is None:
+                continue
+            if not is_retried(failure):
+                raise failure from None
+            self._greeted = None
+            backoff.got_to(attempt.moved)
+            self._pause_after(failure, backoff, method, limit)
+
+    def _pause_after(
+        self, failure: ParamdError, backoff: Backoff, method: str, limit: float
+    ) -> None:
+        gone = self._end_of_server()
+        if gone is not None:
+            raise ServerUnavailable(gone) from None
+        pause = backoff.next_pause()
+        if pause is None:
+            raise ServerUnavailable(
+                f"{self.target} could not serve {method} within {limit:g} s; the last failure: "
+                f"{failure}"
+            ) from None
+        self.attempts.sleep(pause)
+
+    def _failure(
+        self, err: grpc.RpcError, attempt: Attempt, method: str, limit: float
+    ) -> ParamdError | None:
+        """What a failed attempt means; None where a fork interrupted it."""
+        if attempt.failure is not None:
+            raise attempt.failure from None
+        if attempt.ended_by == "fork":
+            return None
+        if attempt.ended_by == "close":
+            return self._closed_error()
+        if attempt.ended_by == "stall":
+            return StalledError(
+                f"{method} at {self.target}: nothing moved for {attempt.stall_limit:g} s "
+                f"(stall_timeout), after {attempt.moved} bytes"
+            )
+        failure = error_of(err, method, self.target)
+        if isinstance(failure, DeadlineExceededError):
+            return DeadlineExceededError(
+                f"{method}: no answer from {self.target} within {limit:g} s (timeout)"
+            )
+        return failure
+
+    def _closed_error(self) -> SessionClosedError:
+        return SessionClosedError(f"the session with {self.target} was closed")
+
+    def _method(self, name: str) -> Any:
+        with self._lock:
+            if self.attempts.closed:
+                raise self._closed_error()
+            if self._channel is None:
+                self._channel = Channel(self._grpc_target)
+            return self._channel.method(name)
+
+    def _encode(self, method: str, request: Message) -> bytes:
+        data = request.SerializeToString()
+        if len(data) > _MAX_REQUEST_BYTES:
+            raise InvalidArgumentError(
+                f"{method}: the request has {len(data)} bytes, of at most {_MAX_REQUEST_BYTES}; "
+                "ask for fewer parameters at a time"
+            )
+        return data
+
+    def _ask(
+        self,
+        method: str,
+        request: Message,
+        response_class: type[M],
+        attempt: Attempt,
+        seconds: float,
+    ) -> M:
+        call = self._method(method)(self._encode(method, request), timeout=seconds)
+        attempt.bind(call)
+        answers = list(call)
+        if len(answers) != 1:
+            raise InvalidStreamError(f"{method}: {len(answers)} answers instead of one")
+        return _parse(answers[0], response_class)
+
+    def _greet(self, attempt: Attempt, seconds: float) -> session_service_pb2.HelloResponse:
+        request = session_service_pb2.HelloRequest(
+            protocol=PROTOCOL,
+            client_version=self.options.client_version,
+            identity=self.operations.identity,
+            worker=self.options.worker,
+        )
+        self._greeted = self._ask(
+            "Hello", request, session_service_pb2.HelloResponse, attempt, seconds
+        )
+        return self._greeted
+
+
+def _parse(data: bytes, message_class: type[M]) -> M:
+    try:
+        return message_class.FromString(data)
+    except DecodeError as err:
+        name = message_class.DESCRIPTOR.name
+        raise InvalidMessageError(f"the server sent {len(data)} bytes that are no {name}") from err
+
+
+def _receive(
+    call: Iterator[bytes], attempt: Attempt, make_receiver: Callable[[ExitStack], Receiver[T]]
+) -> T:
+    with ExitStack() as stack:
+        receiver = make_receiver(stack)
+        feed = receiver.feed
+        for message in call:
+            attempt.move(len(message))
+            feed(message)
+        return receiver.finish()

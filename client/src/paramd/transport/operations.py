@@ -1,0 +1,67 @@
+"""The identity and the numbered operations of one session in one process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paramd.v1 import parameter_pb2
+
+__all__ = ["IDENTITY_BYTES", "Operation", "Operations"]
+
+IDENTITY_BYTES = 16
+
+
+class Operation:
+    """One changing call. It keeps its number however often the call is sent.
+
+    Args:
+        operations: what it is one of.
+        sequence: its number.
+    """
+
+    def __init__(self, operations: Operations, sequence: int) -> None:
+        self._operations = operations
+        self.sequence = sequence
+
+    def to_wire(self) -> parameter_pb2.Operation:
+        """The message of this operation, with what is acknowledged by now."""
+        return parameter_pb2.Operation(
+            identity=self._operations.identity,
+            sequence=self.sequence,
+            acknowledged_below=self._operations.acknowledged_below(),
+        )
+
+
+class Operations:
+    """Numbers the operations of one identity, and knows which are still open.
+
+    Attributes:
+        identity: 16 random bytes.
+    """
+
+    def __init__(self) -> None:
+        self.identity = os.urandom(IDENTITY_BYTES)
+        self._lock = threading.Lock()
+        self._next = 1  # guarded by _lock
+        self._open: set[int] = set()  # guarded by _lock
+
+    @contextmanager
+    def begin(self) -> Iterator[Operation]:
+        """An operation that counts as unanswered until the block ends."""
+        with self._lock:
+            sequence = self._next
+            self._next += 1
+            self._open.add(sequence)
+        try:
+            yield Operation(self, sequence)
+        finally:
+            with self._lock:
+                self._open.discard(sequence)
+
+    def acknowledged_below(self) -> int:
+        """The lowest number that is not answered yet."""
+        with self._lock:
+            return min(self._open, default=self._next)

@@ -1,0 +1,146 @@
+"""Plain values that go into calls and come out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paramd.context import Context
+from paramd.files import RowSparseRows
+from paramd.spec import InitializerSpec, Region
+
+__all__ = [
+    "InitializeEntry",
+    "LoadOptions",
+    "Selector",
+    "SessionStatus",
+    "TensorValue",
+    "TensorWrite",
+    "WorkerStatus",
+]
+
+TensorValue = np.ndarray[Any, Any] | RowSparseRows
+
+
+@dataclass(frozen=True)
+class InitializeEntry:
+    """One parameter to initialize.
+
+    Attributes:
+        name: the parameter.
+        init: what the client resolved.
+        seed: key of the random stream.
+        draw: how many times this process initialized the name since it set the seed.
+    """
+
+    name: str
+    init: InitializerSpec
+    seed: int
+    draw: int
+
+
+@dataclass(frozen=True)
+class Selector:
+    """One array of one parameter.
+
+    Attributes:
+        name: the parameter.
+        context: of the copy; None for the only one, or the one on the current context.
+        region: the part of it; None for all.
+    """
+
+    name: str
+    context: Context | None = None
+    region: Region | None = None
+
+
+@dataclass(frozen=True)
+class TensorWrite:
+    """One tensor to send.
+
+    Attributes:
+        name: the parameter.
+        value: of any layout and byte order.
+        context: of the copy; None for every copy (values) or the current one (gradients).
+        region: the part that is written; None for all.
+        mode: one of `paramd.wire.tensors.MODES`.
+    """
+
+    name: str
+    value: TensorValue
+    context: Context | None = None
+    region: Region | None = None
+    mode: str = "assign"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a file's tensors are loaded.
+
+    Attributes:
+        names: the parameters to load, restore_prefix included.
+        contexts: where to; empty for where they are, or the default.
+        allow_missing: parameters that the file lacks stay as they are.
+        ignore_extra: tensors without a parameter are passed over.
+        restore_prefix: in front of each name of the file.
+        cast_dtype: whether dtypes are converted.
+        dtype_source: 'current' or 'saved', with cast_dtype.
+        source: where the tensors come from, for messages.
+        path: a file below the server's snapshot directory, which the server reads itself; or ''.
+        file_names: every name in the file, where not all are streamed.
+    """
+
+    names: tuple[str, ...]
+    contexts: tuple[Context, ...] = ()
+    allow_missing: bool = False
+    ignore_extra: bool = False
+    restore_prefix: str = ""
+    cast_dtype: bool = False
+    dtype_source: str = "current"
+    source: str = ""
+    path: str = ""
+    file_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A session that the server knows.
+
+    Attributes:
+        worker: the name that it gave, or ''.
+        identity: 16 bytes, of one session in one process.
+        num_pushes: committed gradient writes.
+        num_pushed_tensors: the tensors in them.
+    """
+
+    worker: str
+    identity: bytes
+    num_pushes: int
+    num_pushed_tensors: int
+
+
+@dataclass(frozen=True)
+class SessionStatus:
+    """What a server holds, and who works with it.
+
+    Attributes:
+        server_version: of the distribution `paramd-server`.
+        epoch: new with each start of the server.
+        uptime: seconds since then.
+        num_parameters: how many it holds.
+        memory_bytes: of values, gradients and writes in flight.
+        memory_limit_bytes: 0 for none.
+        num_gpus: number of its GPU contexts.
+        workers: the sessions that it knows.
+    """
+
+    server_version: str
+    epoch: int
+    uptime: float
+    num_parameters: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    num_gpus: int
+    workers: tuple[WorkerStatus, ...]

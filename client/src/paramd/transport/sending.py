@@ -1,0 +1,100 @@
+"""Tensors to send: arrays of any layout as streams of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from paramd.errors import DTypeMismatchError
+from paramd.files import RowSparseRows
+from paramd.spec import TensorHead
+from paramd.transport.records import TensorWrite
+from paramd.wire.dtypes import dtype_of
+from paramd.wire.tensors import byte_view, data_messages, head_to_wire
+
+__all__ = ["BATCH_BYTES", "batches", "id_blocks", "tensor_messages"]
+
+T = TypeVar("T")
+
+# A unary request larger than this is split.
+BATCH_BYTES = 1 << 20
+
+# Rows come back while later ids are still being sent; small enough that the server begins soon.
+_IDS_PER_BLOCK = 8192
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in their order, in lists of at most about BATCH_BYTES."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        size = size_of(item) + 8
+        if batch and total + size > BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield batch
+
+
+def _as_sent(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array itself where it is C-contiguous and little-endian, else a copy that is."""
+    try:
+        dtype = dtype_of(array.dtype)
+    except TypeError as err:
+        raise DTypeMismatchError(f"parameter {name!r}: {err}", parameter=name) from None
+    return np.asarray(array, dtype=dtype, order="C")
+
+
+def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
+    value = write.value
+    if isinstance(value, RowSparseRows):
+        ids = np.asarray(value.ids, dtype="<i8", order="C")
+        rows = _as_sent(write.name, value.rows)
+        shape, stype, num_rows, parts = value.shape, "row_sparse", len(ids), [ids, rows]
+        dtype = rows.dtype
+    else:
+        array = _as_sent(write.name, value)
+        shape, stype, num_rows, parts = array.shape, "default", 0, [array]
+        dtype = array.dtype
+    head = TensorHead(
+        name=write.name,
+        shape=shape,
+        dtype=dtype,
+        stype=stype,
+        num_rows=num_rows,
+        context=write.context,
+        region=write.region,
+        mode=write.mode,
+    )
+    return head, parts
+
+
+def tensor_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
+    """For each tensor its header, then its payload.
+
+    Args:
+        writes: the tensors; one at a time is taken.
+        message_class: of the stream's messages.
+    """
+    for write in writes:
+        head, parts = _parts(write)
+        yield message_class(header=head_to_wire(head)).SerializeToString()
+        for part in parts:
+            yield from data_messages(byte_view(part))
+
+
+def id_blocks(ids: np.ndarray[Any, Any], message_class: type[Any]) -> Iterator[bytes]:
+    """The ids of a pull of rows, in blocks.
+
+    Args:
+        ids: int64, shape (n,).
+        message_class: of the stream's messages.
+    """
+    sent = np.asarray(ids, dtype="<i8", order="C")
+    for begin in range(0, len(sent), _IDS_PER_BLOCK):
+        block = sent[begin : begin + _IDS_PER_BLOCK].tobytes()
+        yield message_class(ids=block).SerializeToString()

@@ -1,0 +1,26 @@
+"""The fixed table: programs for each line of `lines.py`."""
+
+from __future__ import annotations
+
+from tests.conformance.cases import (
+    constant,
+    contexts,
+    dictionary,
+    files,
+    initialize,
+    row_sparse,
+    values,
+)
+from tests.conformance.cases.case import Case
+
+__all__ = ["CASES", "Case"]
+
+CASES: tuple[Case, ...] = (
+    *contexts.CASES,
+    *initialize.CASES,
+    *values.CASES,
+    *row_sparse.CASES,
+    *constant.CASES,
+    *dictionary.CASES,
+    *files.CASES,
+)

@@ -1,0 +1,66 @@
+"""Random programs go the same on MXNet and on paramd.
+
+`PARAMD_CONFORMANCE_EXAMPLES` is the number of programs, `PARAMD_CONFORMANCE_SEED` their seed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.conformance.both import Both, Counts, report
+from tests.conformance.generator import programs
+from tests.conformance.program import Program
+
+_EXAMPLES = int(os.environ.get("PARAMD_CONFORMANCE_EXAMPLES", "300"))
+_SEED = int(os.environ.get("PARAMD_CONFORMANCE_SEED", "20190520"))
+# Below this many programs a rare member may not come up.
+_ENOUGH = 300
+
+IN_SCOPE = frozenset(
+    {f"Parameter.{name}" for name in (
+        "initialize", "set_data", "data", "list_data", "grad", "list_grad", "row_sparse_data",
+        "list_row_sparse_data", "list_ctx", "zero_grad", "var", "cast", "reset_ctx",
+        "name", "shape", "dtype", "grad_req", "lr_mult", "wd_mult",
+        "shape=", "dtype=", "grad_req=", "lr_mult=", "wd_mult=", "init=",
+    )}
+    | {f"Constant.{name}" for name in (
+        "initialize", "set_data", "data", "list_ctx", "zero_grad", "cast", "reset_ctx",
+        "shape", "dtype", "grad_req", "grad_req=",
+    )}
+    | {f"ParameterDict.{name}" for name in (
+        "get", "get_constant", "update", "initialize", "zero_grad", "reset_ctx", "list_ctx",
+        "setattr", "save", "load", "load_dict", "items", "keys", "values", "prefix",
+    )}
+)  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_random_programs_go_the_same_on_both(
+    both: Both, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = Counts()
+
+    @seed(_SEED)
+    @settings(
+        max_examples=_EXAMPLES,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(programs())
+    def run(program: Program) -> None:
+        differences = both.compare(program, counts)
+        assert not differences, report(program, differences)
+
+    try:
+        run()
+    finally:
+        with capsys.disabled():
+            print(f"\nrandom programs, seed {_SEED}: {counts}")
+    if _EXAMPLES >= _ENOUGH:
+        assert sorted(IN_SCOPE - set(counts.members)) == []

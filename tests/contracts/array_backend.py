@@ -1,0 +1,246 @@
+"""What every ArrayBackend must do. A backend's test class inherits from ArrayBackendContract."""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from itertools import product
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from paramd.context import Context
+from paramd.errors import MemoryLimitError
+from paramd.spec import Region
+from paramd.wire.dtypes import DTYPES
+from paramd_server.arrays.backend import ArrayBackend, Buffer
+from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
+
+ALL_DTYPES: Final = tuple(DTYPES.values())
+MODES: Final = ("add", "subtract", "multiply", "divide")
+LIMIT: Final = 16 << 20
+SHAPE: Final = (3, 4)
+
+
+def number(index: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """A (3, 4) array of small whole numbers, none of them 0, exact in every dtype."""
+    return ((np.arange(12).reshape(SHAPE) * 5 + index) % 7 + 1).astype(dtype)
+
+
+class ArrayBackendContract(ABC):
+    """The contract.
+
+    A subclass gives `make_backend`, `context` and `host_context`-less buffers; everything that goes
+    in or comes out is a NumPy array.
+    """
+
+    @abstractmethod
+    def make_backend(self, account: MemoryAccount, spares: SpareBuffers) -> ArrayBackend:
+        """The backend under test, counting in `account`."""
+
+    @property
+    @abstractmethod
+    def context(self) -> Context:
+        """One of its contexts."""
+
+    @pytest.fixture
+    def account(self) -> MemoryAccount:
+        return MemoryAccount(LIMIT)
+
+    @pytest.fixture
+    def spares(self) -> SpareBuffers:
+        return SpareBuffers()
+
+    @pytest.fixture
+    def backend(self, account: MemoryAccount, spares: SpareBuffers) -> ArrayBackend:
+        return self.make_backend(account, spares)
+
+    def filled(self, backend: ArrayBackend, value: np.ndarray[Any, Any]) -> Buffer:
+        buffer = backend.empty(value.shape, value.dtype, self.context)
+        backend.write(buffer, value, mode="assign")
+        return buffer
+
+    def value_of(
+        self, backend: ArrayBackend, buffer: Buffer, region: Region | None = None
+    ) -> np.ndarray[Any, Any]:
+        return np.array(backend.host(buffer, region))
+
+    def test_serves_its_context(self, backend: ArrayBackend) -> None:
+        assert self.context.device_type in backend.device_types
+        count = backend.num_devices(self.context.device_type)
+        assert count is None or count > self.context.device_id
+        assert backend.num_devices("no such type") == 0
+
+    @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+    @pytest.mark.parametrize("shape", [(3, 4), (5,), (0, 4), (), (2, 1, 3)])
+    def test_zeros_are_zero_and_describe_themselves(
+        self, backend: ArrayBackend, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        buffer = backend.zeros(shape, dtype, self.context)
+        assert (buffer.shape, buffer.dtype, buffer.context) == (shape, dtype, self.context)
+        assert buffer.nbytes == int(np.prod(shape)) * dtype.itemsize
+        assert buffer.readers == 0
+        np.testing.assert_array_equal(self.value_of(backend, buffer), np.zeros(shape, dtype))
+
+    def test_zeros_are_zero_where_a_spare_was_used(self, backend: ArrayBackend) -> None:
+        shape = (1 << 18,)
+        dtype = np.dtype("f4")
+        for _ in range(3):
+            buffer = backend.zeros(shape, dtype, self.context)
+            assert not self.value_of(backend, buffer).any()
+            backend.write(buffer, np.ones(shape, dtype), mode="assign")
+            del buffer
+
+    def test_counts_what_lives(self, backend: ArrayBackend, account: MemoryAccount) -> None:
+        before = account.used_bytes
+        first = backend.empty((1 << 18,), np.dtype("f4"), self.context)
+        second = backend.zeros((1 << 18,), np.dtype("f8"), self.context)
+        assert account.used_bytes - before == (1 << 20) + (2 << 20)
+        del first
+        assert account.used_bytes - before == 2 << 20
+        del second
+        gc.collect()
+        assert account.used_bytes == before
+
+    @pytest.mark.parametrize("shape", [(LIMIT,), (2**62, 2**62), (0, 2**62, 4), (LIMIT // 4 + 1,)])
+    def test_refuses_what_does_not_fit_and_takes_nothing(
+        self, backend: ArrayBackend, account: MemoryAccount, shape: tuple[int, ...]
+    ) -> None:
+        for make in (backend.empty, backend.zeros):
+            with pytest.raises(MemoryLimitError):
+                make(shape, np.dtype("f4"), self.context)
+        assert account.used_bytes == 0
+        whole = backend.zeros((LIMIT // 4,), np.dtype("f4"), self.context)
+        assert account.used_bytes == whole.nbytes == LIMIT
+
+    @pytest.mark.parametrize(
+        ("value", "target"), list(product(ALL_DTYPES, ALL_DTYPES)), ids=lambda each: str(each)
+    )
+    def test_assigns_and_copies_any_dtype_to_any_other(
+        self, backend: ArrayBackend, value: np.dtype[Any], target: np.dtype[Any]
+    ) -> None:
+        source = number(3, value)
+        expected = source.astype(target)
+        buffer = backend.zeros(SHAPE, target, self.context)
+        backend.write(buffer, source, mode="assign")
+        np.testing.assert_array_equal(self.value_of(backend, buffer), expected)
+        copied = backend.zeros(SHAPE, target, self.context)
+        backend.copy(self.filled(backend, source), copied)
+        np.testing.assert_array_equal(self.value_of(backend, copied), expected)
+
+    @pytest.mark.parametrize(
+        ("mode", "value", "target"),
+        list(product(MODES, ALL_DTYPES, ALL_DTYPES)),
+        ids=lambda each: str(each),
+    )
+    def test_computes_with_any_pair_of_dtypes(
+        self, backend: ArrayBackend, mode: str, value: np.dtype[Any], target: np.dtype[Any]
+    ) -> None:
+        """In float64 the numbers here are exact; what comes out is that, cast to the target."""
+        old, new = number(1, target), number(4, value)
+        buffer = self.filled(backend, old)
+        backend.write(buffer, new, mode=mode)
+        got = self.value_of(backend, buffer)
+        assert got.dtype == target
+        wide = {
+            "add": np.add,
+            "subtract": np.subtract,
+            "multiply": np.multiply,
+            "divide": np.true_divide,
+        }[mode](old.astype("f8"), new.astype("f8"))
+        if target.kind == "u":
+            # 8 bits wrap around, as in C.
+            expected = wide.astype(np.int64).astype(target)
+        else:
+            expected = wide.astype(target)
+        if mode == "divide":
+            # One rounding to the dtype of the computation, then one to the target.
+            tolerance = {2: 2**-7 if target == ml_dtypes.bfloat16 else 2**-10, 4: 2**-6}
+            limit = tolerance.get(target.itemsize, 2**-6)
+            if target.kind in "fV":
+                np.testing.assert_allclose(
+                    got.astype("f8"), expected.astype("f8"), rtol=limit, atol=0
+                )
+                return
+        np.testing.assert_array_equal(got, expected)
+
+    def test_a_value_broadcasts(self, backend: ArrayBackend) -> None:
+        buffer = self.filled(backend, np.zeros(SHAPE, "f4"))
+        backend.write(buffer, np.array(2, "f4"), mode="assign")
+        backend.write(buffer, np.arange(4, dtype="f4"), mode="add")
+        backend.write(buffer, np.ones((3, 1), "f4"), mode="multiply")
+        np.testing.assert_array_equal(
+            self.value_of(backend, buffer), np.tile(np.arange(4, dtype="f4") + 2, (3, 1))
+        )
+
+    @pytest.mark.parametrize(
+        ("region", "index"),
+        [
+            (((0, 3, 1), (0, 4, 1)), np.s_[:, :]),
+            (((1, 1, 1), (0, 4, 1)), np.s_[1:2, :]),
+            (((2, 3, -1), (3, 2, -2)), np.s_[::-1, 3::-2]),
+            (((0, 2, 2), (1, 3, 1)), np.s_[::2, 1:]),
+            (((5, 0, 1), (0, 4, 1)), np.s_[:0, :]),
+            (((0, 1, -5), (3, 1, 2**62)), np.s_[:1, 3:]),
+        ],
+    )
+    def test_reads_and_writes_regions(
+        self, backend: ArrayBackend, region: Region, index: Any
+    ) -> None:
+        value = np.arange(12, dtype="<i4").reshape(SHAPE)
+        buffer = self.filled(backend, value)
+        np.testing.assert_array_equal(self.value_of(backend, buffer, region), value[index])
+        backend.write(buffer, np.array(100, "<i4"), region=region, mode="assign")
+        backend.write(buffer, value[index], region=region, mode="add")
+        expected = value.copy()
+        expected[index] += 100
+        np.testing.assert_array_equal(self.value_of(backend, buffer), expected)
+
+    def test_arithmetic_that_overflows_is_silent(self, backend: ArrayBackend) -> None:
+        half = self.filled(backend, np.full(4, 60000, "f2"))
+        backend.write(half, np.full(4, 60000, "f2"), mode="add")
+        assert np.isinf(self.value_of(backend, half)).all()
+        small = self.filled(backend, np.full(4, 127, "i1"))
+        backend.write(small, np.ones(4, "i1"), mode="add")
+        assert (self.value_of(backend, small) == -128).all()
+        single = self.filled(backend, np.array([1, -1, 0, 2], "f4"))
+        backend.write(single, np.zeros(4, "f4"), mode="divide")
+        np.testing.assert_array_equal(
+            self.value_of(backend, single), np.array([np.inf, -np.inf, np.nan, np.inf], "f4")
+        )
+        backend.write(small, np.array([np.nan, np.inf, 1e30, 3], "f8"), mode="assign")
+        assert self.value_of(backend, small)[3] == 3
+
+    @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+    def test_takes_and_puts_rows(self, backend: ArrayBackend, dtype: np.dtype[Any]) -> None:
+        value = number(2, dtype)
+        buffer = self.filled(backend, value)
+        ids = np.array([0, 2], np.int64)
+        out = np.empty((2, 4), dtype)
+        backend.take_rows(buffer, ids, out)
+        np.testing.assert_array_equal(out, value[[0, 2]])
+        backend.put_rows(buffer, ids, np.zeros((2, 4), dtype), mode="assign")
+        expected = value.copy()
+        expected[[0, 2]] = np.zeros((), dtype)
+        np.testing.assert_array_equal(self.value_of(backend, buffer), expected)
+        backend.put_rows(buffer, ids, value[[0, 2]], mode="add")
+        np.testing.assert_array_equal(self.value_of(backend, buffer), value)
+
+    def test_rows_of_other_dtypes_are_cast(self, backend: ArrayBackend) -> None:
+        buffer = self.filled(backend, np.zeros(SHAPE, "<i4"))
+        ids = np.array([1], np.int64)
+        backend.put_rows(buffer, ids, np.full((1, 4), 2.9, "f8"), mode="assign")
+        backend.put_rows(buffer, ids, np.full((1, 4), 3, "f4"), mode="subtract")
+        np.testing.assert_array_equal(self.value_of(backend, buffer)[1], np.full(4, -1))
+
+    def test_no_rows_are_no_change(self, backend: ArrayBackend) -> None:
+        value = number(2, np.dtype("f4"))
+        buffer = self.filled(backend, value)
+        ids = np.zeros(0, np.int64)
+        out = np.empty((0, 4), "f4")
+        backend.take_rows(buffer, ids, out)
+        for mode in ("assign", "add", "subtract"):
+            backend.put_rows(buffer, ids, out, mode=mode)
+        np.testing.assert_array_equal(self.value_of(backend, buffer), value)

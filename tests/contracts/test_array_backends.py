@@ -1,0 +1,33 @@
+"""Every array backend keeps the contract in array_backend.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paramd.context import Context, cpu
+from paramd_server.arrays.backend import ArrayBackend
+from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
+from paramd_server.arrays.numpy_backend import NumpyBackend
+from tests.contracts.array_backend import ArrayBackendContract
+
+
+class TestNumpyBackend(ArrayBackendContract):
+    """Main memory."""
+
+    @property
+    def context(self) -> Context:
+        return cpu(3)
+
+    def make_backend(self, account: MemoryAccount, spares: SpareBuffers) -> ArrayBackend:
+        return NumpyBackend(account, spares)
+
+    def test_host_is_the_memory_itself(self, backend: ArrayBackend) -> None:
+        buffer = backend.zeros((4,), np.dtype("f4"), cpu())
+        assert np.shares_memory(backend.host(buffer), backend.host(buffer, ((1, 2, 1),)))
+
+    def test_adopting_costs_nothing(self, backend: ArrayBackend, account: MemoryAccount) -> None:
+        staged = backend.empty((1 << 18,), np.dtype("f4"), cpu())
+        used = account.used_bytes
+        adopted = backend.adopt(staged, cpu(7))
+        assert adopted.context == cpu(7)
+        assert account.used_bytes == used

@@ -1,0 +1,347 @@
+"""Calls of a server in messages and bytes, independent of the client library's transport."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from paramd.context import Context, cpu
+from paramd.spec import InitializerSpec, ParameterSpec, Region, TensorHead
+from paramd.v1 import error_pb2, parameter_pb2, parameter_service_pb2, session_service_pb2
+from paramd.v1 import parameter_service_pb2 as pb
+from paramd.wire.messages import (
+    context_to_wire,
+    contexts_to_wire,
+    initializer_to_wire,
+    spec_to_wire,
+)
+from paramd.wire.tensors import (
+    TensorReceiver,
+    byte_view,
+    data_messages,
+    head_to_wire,
+    region_to_wire,
+)
+
+Array = np.ndarray[Any, Any]
+
+SERVICES: Final = (
+    parameter_service_pb2.DESCRIPTOR.services_by_name["ParameterService"],
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+)
+METHODS: Final = {method.name: method for service in SERVICES for method in service.methods}
+DEADLINE_S: Final = 60.0
+ZERO: Final = InitializerSpec("zero")
+INT64_MAX: Final = 2**63 - 1
+SHAPE: Final = (4, 5)
+VALUE: Final = np.arange(20, dtype="f4").reshape(SHAPE)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a call failed: gRPC's code, and the reason in the trailing metadata ('' if none)."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    parameter: str
+    detail_bytes: int
+
+
+def refusal_of(err: grpc.RpcError) -> Refusal:
+    """Reads what a failed call says."""
+    assert isinstance(err, grpc.Call)
+    details = [value for key, value in err.trailing_metadata() or () if key == "paramd-error-bin"]
+    if not details:
+        return Refusal(err.code(), "", err.details() or "", "", 0)
+    (data,) = details
+    assert isinstance(data, bytes)
+    detail = error_pb2.ErrorDetail.FromString(data)
+    return Refusal(err.code(), detail.reason, detail.message, detail.parameter, len(data))
+
+
+@dataclass
+class Refused:
+    """Filled when the block of `refused` has ended."""
+
+    refusal: Refusal | None = None
+
+    @property
+    def message(self) -> str:
+        assert self.refusal is not None
+        return self.refusal.message
+
+
+@contextmanager
+def refused(*reasons: str) -> Iterator[Refused]:
+    """Passes where a call in the block fails with one of the reasons, and a short detail."""
+    outcome = Refused()
+    with pytest.raises(grpc.RpcError) as caught:
+        yield outcome
+    outcome.refusal = refusal_of(caught.value)
+    assert outcome.refusal.reason in reasons, outcome.refusal
+    assert outcome.refusal.detail_bytes <= 2048
+    assert outcome.refusal.message
+
+
+@dataclass
+class RawClient:
+    """One client with an identity of its own."""
+
+    address: str
+    identity: bytes = field(default_factory=lambda: os.urandom(16))
+    sequence: int = 0
+
+    def __post_init__(self) -> None:
+        # A subchannel of its own: otherwise channels of one process share a connection.
+        self.channel = grpc.insecure_channel(
+            self.address, options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.channel.close()
+
+    def operation(self) -> parameter_pb2.Operation:
+        """The next operation; everything before it counts as answered."""
+        self.sequence += 1
+        return parameter_pb2.Operation(
+            identity=self.identity, sequence=self.sequence, acknowledged_below=self.sequence
+        )
+
+    def start(
+        self,
+        method: str,
+        request: Message | bytes | Iterable[Message | bytes],
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> Any:
+        """Starts a call with bytes or messages.
+
+        Returns:
+            The grpc.Call: for a stream of responses an iterator of bytes, else with `result()`.
+        """
+        descriptor = METHODS[method]
+        path = f"/{descriptor.containing_service.full_name}/{method}"
+        sent: Any = (
+            as_bytes(request)
+            if isinstance(request, Message | bytes)
+            else (as_bytes(each) for each in request)
+        )
+        up, down = descriptor.client_streaming, descriptor.server_streaming
+        if down:
+            multi = self.channel.stream_stream(path) if up else self.channel.unary_stream(path)
+            return multi(sent, timeout=deadline_s)
+        if up:
+            return self.channel.stream_unary(path).future(sent, timeout=deadline_s)
+        return self.channel.unary_unary(path).future(sent, timeout=deadline_s)
+
+    def call(
+        self,
+        method: str,
+        request: Message | bytes | Iterable[Message | bytes],
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> Any:
+        """Makes a call to its end: the response, or all of them."""
+        call = self.start(method, request, deadline_s=deadline_s)
+        response = GetMessageClass(METHODS[method].output_type)
+        if METHODS[method].server_streaming:
+            return [response.FromString(each) for each in call]
+        return response.FromString(call.result())
+
+    def health(self, *, deadline_s: float = 5.0) -> int:
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline_s)
+        return int(answer.status)
+
+    def status(self) -> session_service_pb2.GetStatusResponse:
+        answer = self.call("GetStatus", session_service_pb2.GetStatusRequest())
+        assert isinstance(answer, session_service_pb2.GetStatusResponse)
+        return answer
+
+    def declare(self, *specs: ParameterSpec) -> None:
+        declarations = [pb.Declaration(spec=spec_to_wire(spec)) for spec in specs]
+        self.call("Declare", pb.DeclareRequest(declarations=declarations))
+
+    def initialize(
+        self,
+        *names: str,
+        init: InitializerSpec = ZERO,
+        contexts: Sequence[Context] = (cpu(0),),
+        force_reinit: bool = False,
+    ) -> pb.InitializeResponse:
+        request = pb.InitializeRequest(
+            operation=self.operation(),
+            entries=[
+                pb.InitializeEntry(name=name, init=initializer_to_wire(init), seed=1)
+                for name in names
+            ],
+            contexts=contexts_to_wire(contexts),
+            force_reinit=force_reinit,
+        )
+        answer = self.call("Initialize", request)
+        assert isinstance(answer, pb.InitializeResponse)
+        return answer
+
+    def create(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        init: InitializerSpec = ZERO,
+        contexts: Sequence[Context] = (cpu(0),),
+        **attributes: Any,
+    ) -> None:
+        """Declares a parameter and initializes it."""
+        self.declare(ParameterSpec(name, shape=shape, **attributes))
+        self.initialize(name, init=init, contexts=contexts)
+
+    def infos(self, *names: str, prefix: str = "") -> list[parameter_pb2.ParameterInfo]:
+        """Descriptions by name, or of all under a prefix."""
+        if names:
+            return list(self.call("List", pb.ListRequest(names=names)).parameters)
+        found: list[parameter_pb2.ParameterInfo] = []
+        token = ""
+        while True:
+            page = self.call("List", pb.ListRequest(prefix=prefix, page_token=token))
+            found += page.parameters
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def get(self, name: str, **selector: Any) -> Array:
+        """The value of a parameter, or a part of it."""
+        return self._read("GetData", pb.GetDataRequest, pb.GetDataResponse, name, **selector)
+
+    def get_grad(self, name: str, **selector: Any) -> Array:
+        return self._read("GetGrad", pb.GetGradRequest, pb.GetGradResponse, name, **selector)
+
+    def _read(
+        self,
+        method: str,
+        request_class: Any,
+        response_class: Any,
+        name: str,
+        context: Context | None = None,
+        region: Region | None = None,
+    ) -> Array:
+        call = self.start(
+            method, request_class(tensors=[selector(name, context=context, region=region)])
+        )
+        (found,) = received(response_class, call)
+        return found[1]
+
+    def set(self, name: str, value: Array, **head: Any) -> pb.SetDataResponse:
+        """Writes a value."""
+        answer = self.call("SetData", data_stream(self.operation(), (name, value), **head))
+        assert isinstance(answer, pb.SetDataResponse)
+        return answer
+
+    def push(self, name: str, value: Array, **head: Any) -> pb.SetGradResponse:
+        """Pushes a gradient."""
+        answer = self.call("SetGrad", grad_stream(self.operation(), (name, value), **head))
+        assert isinstance(answer, pb.SetGradResponse)
+        return answer
+
+    def pull_rows(self, name: str, ids: Sequence[int], context: Context | None = None) -> bytes:
+        """The payload of a pull of rows."""
+        opened = pb.PullRowSparseOpen(name=name)
+        if context is not None:
+            opened.context.CopyFrom(context_to_wire(context))
+        messages = [pb.PullRowSparseRequest(open=opened)]
+        if ids:
+            block = np.array(ids, "<i8").tobytes()
+            messages.append(pb.PullRowSparseRequest(ids=block))
+        return b"".join(each.data for each in self.call("PullRowSparse", messages))
+
+    def everything(self) -> dict[str, Any]:
+        """All that a client can see of the parameters, to be compared before and after."""
+        seen: dict[str, Any] = {}
+        for info in self.infos():
+            name = info.current.name
+            seen[name] = info.SerializeToString(deterministic=True)
+            for wire in info.contexts if info.state == 3 else ():
+                context = Context("cpu", wire.device_id)
+                if info.current.stype == 1:
+                    seen[f"{name} {context}"] = self.get(name, context=context).tobytes()
+                elif info.current.stype == 2:
+                    rows = range(info.current.shape.dimensions[0])
+                    seen[f"{name} {context}"] = self.pull_rows(name, rows, context)
+                if info.current.grad_req != 3:
+                    seen[f"{name} {context} grad"] = self.get_grad(name, context=context).tobytes()
+        return seen
+
+
+def as_bytes(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def selector(
+    name: str, *, context: Context | None = None, region: Region | None = None
+) -> pb.TensorSelector:
+    message = pb.TensorSelector(name=name)
+    if context is not None:
+        message.context.CopyFrom(context_to_wire(context))
+    if region is not None:
+        message.region.CopyFrom(region_to_wire(region))
+    return message
+
+
+def received(response_class: Any, messages: Iterable[bytes]) -> list[tuple[TensorHead, Array]]:
+    """The tensors of a stream: the payload of a row_sparse one as flat bytes."""
+    found: list[tuple[TensorHead, Array]] = []
+
+    def place(head: TensorHead) -> list[memoryview]:
+        if head.stype == "row_sparse":
+            array = np.empty(head.size_bytes, np.uint8)
+        else:
+            array = np.empty(head.shape, head.dtype)
+        found.append((head, array))
+        return [byte_view(array)]
+
+    TensorReceiver(response_class, place).feed_all(messages)
+    return found
+
+
+def payload(value: Array) -> list[bytes]:
+    return list(data_messages(byte_view(np.ascontiguousarray(value))))
+
+
+def head(name: str, value: Array, *, mode: str = "assign", **more: Any) -> TensorHead:
+    return TensorHead(name, value.shape, value.dtype, mode=mode, **more)
+
+
+def data_stream(
+    operation: parameter_pb2.Operation, *tensors: tuple[str, Array], **more: Any
+) -> Iterator[Message | bytes]:
+    """The messages of a SetData."""
+    yield pb.SetDataRequest(open=pb.SetDataOpen(operation=operation))
+    for name, value in tensors:
+        yield pb.SetDataRequest(header=head_to_wire(head(name, value, **more)))
+        yield from payload(value)
+
+
+def grad_stream(
+    operation: parameter_pb2.Operation,
+    *tensors: tuple[str, Array],
+    mode: str = "by_grad_req",
+    **more: Any,
+) -> Iterator[Message | bytes]:
+    """The messages of a SetGrad."""
+    yield pb.SetGradRequest(open=pb.SetGradOpen(operation=operation))
+    for name, value in tensors:
+        yield pb.SetGradRequest(header=head_to_wire(head(name, value, mode=mode, **more)))
+        yield from payload(value)

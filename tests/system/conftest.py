@@ -1,0 +1,62 @@
+"""Servers for system tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paramd.context import cpu
+from paramd.spec import ParameterSpec
+from tests.support.raw_calls import SHAPE, VALUE, RawClient
+from tests.support.server_process import ServerProcess, serve
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for the tests of a module, with a small memory limit and a snapshot directory."""
+    directory: Path = tmp_path_factory.mktemp("server")
+    snapshots = str(directory / "snapshots")
+    with serve(directory, "--memory-limit", "64M", "--snapshot-dir", snapshots) as server:
+        yield server
+
+
+@pytest.fixture
+def raw(shared_server: ServerProcess) -> Iterator[RawClient]:
+    """A client of the shared server. The test fails where the server logs an error."""
+    before = len(shared_server.trouble())
+    with RawClient(shared_server.address) as client:
+        yield client
+    assert shared_server.trouble()[before:] == []
+    assert shared_server.process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def world(shared_server: ServerProcess) -> None:
+    """One parameter of each kind."""
+    with RawClient(shared_server.address) as client:
+        client.create("dense", SHAPE, grad_req="add")
+        client.create("two", SHAPE, contexts=(cpu(0), cpu(1)))
+        client.create("whole", (6,), dtype=np.dtype("<i4"))
+        client.create("frozen", SHAPE, grad_req="null")
+        client.create("table", (10, 3), stype="row_sparse", grad_stype="row_sparse")
+        client.create("embedding", (10, 3), grad_stype="row_sparse", grad_req="add")
+        client.declare(ParameterSpec("declared", shape=SHAPE))
+        client.declare(ParameterSpec("deferred", shape=(0, 5), allow_deferred_init=True))
+        client.declare(ParameterSpec("formless", allow_deferred_init=True))
+        client.declare(ParameterSpec("shapeless"))
+        client.initialize("deferred", "formless")
+        client.set("dense", VALUE)
+        client.push("dense", VALUE)
+
+
+@pytest.fixture
+def unchanged(raw: RawClient, world: None) -> Iterator[RawClient]:
+    """A client: whatever the test did, nothing has changed in the end and no memory is held."""
+    before, used = raw.everything(), raw.status().memory_bytes
+    yield raw
+    assert raw.everything() == before
+    assert raw.status().memory_bytes == used
+    assert raw.health() == 1

@@ -1,0 +1,142 @@
+"""row_sparse parameters and gradients on a real server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paramd import (
+    DeferredInitializationError,
+    Parameter,
+    ParameterDict,
+    RowSparseNDArray,
+    Session,
+    cpu,
+    init,
+    nd,
+)
+from tests.support.proxies import Counting, Ramp, ramp
+
+INITIALIZERS: tuple[init.Initializer | str, ...] = ("ones", Ramp())
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [7, 2, 7],
+        (2, 7),
+        np.array([[7, 2], [2, 2]], np.uint8),
+        np.array([7, 2], np.float32),
+        nd.array([7, 2]),
+        nd.array([2, 7], dtype="int32"),
+    ],
+)
+def test_rows_come_once_and_sorted(table: Parameter, ids: Any) -> None:
+    with cpu(1):
+        rows = table.row_sparse_data(ids)
+    assert isinstance(rows, RowSparseNDArray)
+    assert rows.shape == (10, 2)
+    assert rows.indices.asnumpy().tolist() == [2, 7]
+    assert rows.data.asnumpy().tolist() == [[4, 5], [14, 15]]
+    expected = np.zeros((10, 2))
+    expected[[2, 7]] = ramp(10, 2)[[2, 7]]
+    np.testing.assert_array_equal(rows.asnumpy(), expected)
+
+
+def test_no_ids_give_no_rows(table: Parameter) -> None:
+    rows = table.row_sparse_data([])
+    assert rows.shape == (10, 2)
+    assert rows.data.shape == (0, 2)
+
+
+@pytest.mark.parametrize("ids", [[10], [0, -1], [0.5], [2**40], [float("nan")]])
+def test_wrong_ids_fetch_nothing(table: Parameter, ids: Any, counting: Counting) -> None:
+    with pytest.raises(IndexError, match=r"'t'"):
+        table.row_sparse_data(ids)
+    assert "pull_rows" not in counting.names
+
+
+def test_rows_are_read_from_the_context_of_the_ids(table: Parameter) -> None:
+    table.reset_ctx([cpu(1), cpu(2)])
+    assert table.row_sparse_data(nd.array([1], ctx=cpu(2))).context == cpu(2)
+    with cpu(1):
+        assert table.row_sparse_data([1]).context == cpu(1)
+    for ids in (nd.array([1], ctx=cpu(0)), [1]):
+        with pytest.raises(RuntimeError, match=r"'t'.*cpu\(0\).*cpu\(1\), cpu\(2\)"):
+            table.row_sparse_data(ids)
+    assert [each.context for each in table.list_row_sparse_data([1])] == [cpu(1), cpu(2)]
+
+
+def test_a_second_pull_of_rows_is_one_round_trip(table: Parameter, counting: Counting) -> None:
+    table.row_sparse_data(nd.array([1]))
+    counting.names.clear()
+    table.row_sparse_data(nd.array([2, 3]))
+    assert counting.names == ["pull_rows"]
+
+
+def test_fetched_rows_stay_what_they_were(table: Parameter) -> None:
+    rows = table.row_sparse_data(nd.array([1]))
+    table.set_data(np.zeros((10, 2)))
+    assert rows.data.asnumpy().tolist() == [[2, 3]]
+
+
+def test_row_sparse_values_can_be_set(table: Parameter) -> None:
+    table.set_data(nd.sparse.row_sparse_array(([[7, 8]], [3]), shape=(10, 2)))
+    assert table.row_sparse_data(nd.array([2, 3])).data.asnumpy().tolist() == [[0, 0], [7, 8]]
+    with pytest.raises(AssertionError, match=r"'t'"):
+        table.set_data(np.zeros((10, 3)))
+
+
+def test_deferred_table_finishes_with_its_first_rows(session: Session) -> None:
+    for number, initializer in enumerate(INITIALIZERS):
+        table = Parameter(
+            f"t{number}",
+            shape=(0, 2),
+            stype="row_sparse",
+            allow_deferred_init=True,
+            init=initializer,
+        )
+        table.initialize()
+        with pytest.raises(DeferredInitializationError):
+            table.row_sparse_data([0])
+        table.shape = (4, 2)
+        expected = np.ones((4, 2)) if number == 0 else ramp(4, 2)
+        np.testing.assert_array_equal(table.row_sparse_data([3]).data.asnumpy(), expected[3:])
+
+
+def test_row_sparse_gradient_holds_pushed_rows_only(table: Parameter) -> None:
+    params = ParameterDict()
+    params.update({"t": table})
+    gradient = table.grad(cpu(1))
+    assert gradient.stype == "row_sparse"
+    assert isinstance(gradient, RowSparseNDArray)
+    params.push({"t": ([3, 1, 3], np.ones((3, 2)))}, ctx=cpu(1))
+    assert gradient.indices.asnumpy().tolist() == [1, 3]
+    assert gradient.data.asnumpy().tolist() == [[1, 1], [2, 2]]
+    table.grad_req = "add"
+    params.push({"t": ([3, 9], np.ones((2, 2)))}, ctx=cpu(1))
+    params.push({"t": nd.sparse.row_sparse_array(([[1, 1]], [9]), shape=(10, 2))}, ctx=cpu(1))
+    assert gradient.indices.asnumpy().tolist() == [3, 9]
+    assert gradient.data.asnumpy().tolist() == [[1, 1], [2, 2]]
+    assert isinstance(gradient, RowSparseNDArray)
+    gradient += nd.sparse.row_sparse_array(([[5, 5]], [0]), shape=(10, 2))
+    assert table.grad(cpu(1)).indices.asnumpy().tolist() == [0, 3, 9]
+    gradient[:] = nd.sparse.row_sparse_array(([[4, 4]], [2]), shape=(10, 2))
+    assert gradient.retain([2, 3]).data.asnumpy().tolist() == [[4, 4], [0, 0]]
+    table.zero_grad()
+    assert gradient.indices.asnumpy().tolist() == []
+    assert gradient.asnumpy().tolist() == np.zeros((10, 2)).tolist()
+
+
+def test_rows_are_pushed_into_dense_gradients(session: Session) -> None:
+    params = ParameterDict()
+    weight = params.get("w", shape=(4, 2))
+    params.initialize()
+    params.push({"w": ([1, 1], np.ones((2, 2)))})
+    assert weight.grad().asnumpy().tolist() == [[0, 0], [2, 2], [0, 0], [0, 0]]
+    weight.grad_req = "add"
+    for _ in range(2):
+        params.push({"w": ([1, 0], np.ones((2, 2)))})
+    assert weight.grad().asnumpy().tolist() == [[2, 2], [2, 2], [0, 0], [0, 0]]
