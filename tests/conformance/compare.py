@@ -76,8 +76,8 @@ def _compare_step(
     elif loose in ("distribution", "shape"):
         found += _compare_roughly(theirs["value"], ours["value"], loose)
     elif loose == "unordered":
-        sides = [sorted(map(json.dumps, side["value"])) for side in (theirs, ours)]
-        found += _compare_values(*sides, "", names)
+        their_items, our_items = (sorted(map(json.dumps, s["value"])) for s in (theirs, ours))
+        found += _compare_values(their_items, our_items, "", names)
     else:
         found += _compare_values(theirs["value"], ours["value"], step.get("member", ""), names)
     their_warnings, our_warnings = theirs["warnings"], ours["warnings"]
@@ -104,7 +104,9 @@ def _compare_errors(
         return [("error class", _result(theirs), _result(ours))]
     if not facts or expected in _ACCIDENTS:
         return []
-    missing = [fact for fact in _facts(theirs["message"], names) if fact not in _flat(ours["message"])]
+    missing = [
+        fact for fact in _facts(theirs["message"], names) if fact not in _flat(ours["message"])
+    ]
     if missing:
         return [(f"facts in message {missing}", theirs["message"], ours["message"])]
     return []
@@ -174,7 +176,9 @@ def _compare_roughly(theirs: Any, ours: Any, how: str) -> list[tuple[str, Any, A
 
 
 def _summary(values: np.ndarray[Any, Any]) -> str:
-    return f"mean {values.mean():.4g}, std {values.std():.4g}, {values.min():.4g}..{values.max():.4g}"
+    return (
+        f"mean {values.mean():.4g}, std {values.std():.4g}, {values.min():.4g}..{values.max():.4g}"
+    )
 
 
 def _names_in(outcomes: Sequence[Outcome]) -> frozenset[str]:

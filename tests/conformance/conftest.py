@@ -28,7 +28,6 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
 @pytest.fixture(scope="session")
 def both(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     import paramd
-
     from tests.conformance.interpreter import Interpreter
     from tests.conformance.paramd_library import ParamdLibrary
 

@@ -7,11 +7,11 @@ of differences is left out here, and the comment beside each omission names its 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.conformance.model import EXACT_MEANS, Draw, Model, Writer
 from tests.conformance.program import (
     Program,
     Ref,
@@ -27,91 +27,10 @@ from tests.conformance.program import (
 
 __all__ = ["programs"]
 
-Draw = Callable[[st.SearchStrategy[Any]], Any]
-
 _ALL = slice(None)
 _FLOATS = ("float32", "float64", "float16")
 _DTYPES = (*_FLOATS, "uint8", "int32", "int8", "int64", "bool")
-_EXACT_MEANS = ("float32", "float64")
 _DETERMINISTIC = ("zeros", "ones", init("Constant", 3), init("One"), init("Zero"))
-
-
-@dataclass
-class Model:
-    """What is known about a parameter while its program is written."""
-
-    name: str
-    ref: Ref
-    shape: tuple[int, ...]
-    dtype: str
-    stype: str
-    grad_stype: str
-    grad_req: str
-    may_wait: bool
-    is_constant: bool = False
-    is_differentiable: bool = True
-    state: str = "new"
-    contexts: tuple[int, ...] = ()
-    differs: bool = False
-
-    @property
-    def is_known(self) -> bool:
-        return all(size > 0 for size in self.shape)
-
-    @property
-    def is_ready(self) -> bool:
-        return self.state != "new" and self.is_known
-
-    @property
-    def mean_is_exact(self) -> bool:
-        """Whether the mean is the same on both ('mean of integers', of float16, of uint8)."""
-        if len(self.contexts) < 2:
-            return True
-        if self.dtype == "bool":
-            return False  # MXNet cannot add booleans.
-        return not self.differs or (self.dtype in _EXACT_MEANS and len(self.contexts) == 2)
-
-
-@dataclass
-class Writer:
-    """Writes one program.
-
-    Attributes:
-        program: the program so far.
-        models: its parameters.
-    """
-
-    draw: Draw
-    program: Program = field(default_factory=Program)
-    models: list[Model] = field(default_factory=list)
-    params: Ref | None = None
-
-    def one_of(self, *choices: Any) -> Any:
-        return self.draw(st.sampled_from(choices))
-
-    def maybe(self) -> bool:
-        return bool(self.draw(st.booleans()))
-
-    def number(self, low: int, high: int) -> int:
-        return int(self.draw(st.integers(low, high)))
-
-    def model(self) -> Model:
-        return self.draw(st.sampled_from(self.models))
-
-    def values(self, shape: tuple[int, ...]) -> Any:
-        count = 1
-        for size in shape:
-            count *= size
-        # Never all zero: 'rows of a value without any'.
-        start, step = self.number(1, 9), self.number(0, 3)
-        flat = [(start + step * index) % 19 for index in range(count)]
-        for size in reversed(shape[1:]):
-            flat = [flat[i : i + size] for i in range(0, len(flat), size)]
-        return flat
-
-    def contexts(self) -> tuple[int, ...]:
-        ids = self.draw(st.permutations((0, 1, 2)))
-        return tuple(ids[: self.number(1, 3)])
 
 
 @st.composite
@@ -136,9 +55,7 @@ def _make(w: Writer, name: str) -> None:
     if w.number(0, 5) == 0:
         shape = tuple(w.number(1, 3) for _ in range(w.number(1, 2)))
         dtype_name = w.one_of("float32", "float64", "int32")
-        ref = w.program.call(
-            w.params, "get_constant", name, dense(w.values(shape), dtype_name)
-        )
+        ref = w.program.call(w.params, "get_constant", name, dense(w.values(shape), dtype_name))
         constant = Model(f"p_{name}", ref, shape, dtype_name, "default", "default", "null", False)
         constant.is_constant = True
         w.models.append(constant)
@@ -148,7 +65,7 @@ def _make(w: Writer, name: str) -> None:
     rank = w.number(2 if "row_sparse" in (stype, grad_stype) else 1, 3)
     may_wait = w.maybe()
     shape = tuple(w.number(0 if may_wait and i else 1, 3) for i in range(rank))
-    names: tuple[str, ...] = _EXACT_MEANS if grad_stype == "row_sparse" else _DTYPES
+    names: tuple[str, ...] = EXACT_MEANS if grad_stype == "row_sparse" else _DTYPES
     if stype == "row_sparse":
         names = ("float32",)  # 'rows of other dtypes'
     model = Model(
@@ -198,9 +115,7 @@ def _initialize_randomly(w: Writer, m: Model) -> None:
         return
     ids = w.contexts()
     random = w.one_of(init("Uniform", 1), init("Normal", 2), "uniform", None)
-    w.program.call(
-        m.ref, "initialize", init=random, ctx=[cpu(i) for i in ids], force_reinit=True
-    )
+    w.program.call(m.ref, "initialize", init=random, ctx=[cpu(i) for i in ids], force_reinit=True)
     m.contexts, m.state, m.differs = ids, "done", False
     w.program.call(m.ref, "set_data", dense(w.values(m.shape), m.dtype))
 
@@ -211,7 +126,7 @@ def _set_data(w: Writer, m: Model) -> None:
     shape = tuple(size or w.number(1, 3) for size in m.shape)
     wrong = w.number(0, 5) == 0
     if wrong:
-        shape = w.one_of((*shape, 2), shape[:-1] + (shape[-1] + 1,))
+        shape = w.one_of((*shape, 2), (*shape[:-1], shape[-1] + 1))
         if len(shape) == len(m.shape) and not m.is_known:
             return
     # 'set_data of a deferred parameter casts', 'set_data of a row_sparse parameter casts'
@@ -345,7 +260,7 @@ def _set_shape(w: Writer, m: Model) -> None:
 def _cast(w: Writer, m: Model) -> None:
     if m.stype == "row_sparse":
         return  # 'rows of other dtypes'
-    name = w.one_of(*(_EXACT_MEANS if m.grad_stype == "row_sparse" else _DTYPES))
+    name = w.one_of(*(EXACT_MEANS if m.grad_stype == "row_sparse" else _DTYPES))
     spelled = w.one_of(name, dtype(name))
     if w.maybe():
         w.program.call(m.ref, "cast", spelled)
@@ -416,7 +331,7 @@ def _load(w: Writer, m: Model) -> None:
         extra = {"zz": dense([1])}
     elsewhere = m.state != "new" and options.get("ctx") and set(ids or ()) != set(m.contexts)
     fails = elsewhere or (saved != m.dtype and not cast)
-    if fails and (not m.is_known or saved != m.dtype and cast):
+    if fails and (not m.is_known or (saved != m.dtype and cast)):
         return  # 'load that fails on a deferred parameter'
     value = {f"{prefix}{name}": dense(w.values(shape), saved), **extra}
     w.program.call(w.params, "load_dict", value, **options)

@@ -11,7 +11,7 @@ A program is a list of steps, a step is a dictionary:
 `on` names an earlier result, or is None for what the library itself offers (`"nd.array"`). Values
 that JSON lacks are dictionaries with a `$` (see `Interpreter.decode`). What a step did is
 
-    {"class": "Parameter", "value": ..., "warnings": [[[category, base, ...], text]], "logs": [text]}
+    {"class": "Parameter", "value": ..., "warnings": [[[class, base, ...], text]], "logs": [text]}
     {"class": "Parameter", "error": [class, base, ...], "message": text, ...}
 """
 
@@ -159,7 +159,7 @@ class Interpreter:
 
     def _do(self, step: Mapping[str, Any]) -> Any:
         kind = step["op"]
-        target = None if step.get("on") is None else self._names[step["on"]]
+        target: Any = None if step.get("on") is None else self._names[step["on"]]
         if kind == "call":
             return self._call(target, step)
         if kind == "get":
@@ -258,17 +258,23 @@ class Interpreter:
             return value
         if isinstance(value, np.ndarray):
             return {"kind": "numpy", **encode_array(value)}
-        if isinstance(value, self._library.array_types):
+
+        def is_a(types: tuple[type, ...]) -> bool:
+            return isinstance(value, types)
+
+        if is_a(self._library.array_types):
             return self._encode_array(value)
-        if isinstance(value, self._library.parameter_types):
+        if is_a(self._library.parameter_types):
             return {"kind": type(value).__name__, "name": value.name}
         if hasattr(value, "tojson"):
             return {"kind": "symbol", "graph": json.loads(value.tojson())}
         if hasattr(value, "prefix") and hasattr(value, "get_constant"):
             return {"kind": "ParameterDict", "prefix": value.prefix}
-        if isinstance(value, self._library.initializer_types):
+        if is_a(self._library.initializer_types):
             return {"kind": "initializer", "dumps": value.dumps()}
-        if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        if isinstance(value, np.dtype) or (
+            isinstance(value, type) and issubclass(value, np.generic)
+        ):
             return {"kind": "dtype", "name": np.dtype(value).name, "class": isinstance(value, type)}
         if isinstance(value, np.generic):
             return value.item()

@@ -1,6 +1,6 @@
-"""The lines of GLUON.md in our own words, numbered by section and bullet; letters number its claims.
+"""The lines of GLUON.md in our own words, numbered by section and bullet, with a letter per claim.
 
-Every claim needs a case (`cases/`) or an entry in `differences.py` that names it.
+Every claim needs a case (`cases/`) or a difference on purpose (`differences/`) that names it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MXNet 1.9.1 as a `Library`, and the loop that answers the tests from inside its environment.
 
-Run by the environment's own interpreter: `python mxnet_library.py FOLDER`. One JSON request on each
-line of standard input, `{"program": [...], "as_is": false}`, one JSON line of outcomes on standard
-output. `{"inspect": true}` asks for the members and signatures instead.
+Run by that environment's interpreter: `python -m tests.conformance.mxnet_library FOLDER`. Each line
+of standard input is a request, `{"program": [...], "as_is": false}`, each line of standard output
+the outcomes. `{"inspect": true}` asks for the members and signatures instead.
 
 Two things stand between a program and MXNet, unless the request says `as_is`: a deferred parameter
 of known shape is finished before it is read, as the forward pass of a network would, and a
@@ -20,8 +20,9 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-from interpreter import Interpreter
-from signatures import describe_members
+
+from tests.conformance.interpreter import Interpreter
+from tests.conformance.signatures import describe_members
 
 _READS = frozenset(
     ("data", "list_data", "grad", "list_grad", "row_sparse_data", "list_row_sparse_data")
@@ -37,9 +38,9 @@ class MXNetLibrary:
         as_is: call MXNet without the forward pass and without the Trainer.
     """
 
-    array_types = (mx.nd.NDArray,)
-    parameter_types = (mx.gluon.Parameter,)
-    initializer_types = (mx.init.Initializer,)
+    array_types: tuple[type, ...] = (mx.nd.NDArray,)
+    parameter_types: tuple[type, ...] = (mx.gluon.Parameter,)
+    initializer_types: tuple[type, ...] = (mx.init.Initializer,)
 
     def __init__(self, *, as_is: bool) -> None:
         self._as_is = as_is
@@ -107,7 +108,7 @@ class MXNetLibrary:
         return [target] if isinstance(target, mx.gluon.Parameter) else []
 
 
-class LinearInitializer(mx.init.Initializer):
+class LinearInitializer(mx.init.Initializer):  # type: ignore[misc]
     """An initializer that users could have written: 0, 1, 2, ... times a step."""
 
     def __init__(self, step: float = 1.0) -> None:

@@ -11,8 +11,7 @@ from typing import Any, Self
 
 __all__ = ["ORACLE_PYTHON", "Oracle", "OracleError"]
 
-_HERE = Path(__file__).resolve().parent
-_ROOT = _HERE.parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 ORACLE_PYTHON = _ROOT / ".cache" / "oracle" / "bin" / "python"
 # The longest program takes less than a second; MXNet's engine has been seen to stand still.
 _PATIENCE_S = 30.0
@@ -94,10 +93,10 @@ class Oracle:
             **os.environ,
             "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": "",
+            "PYTHONPATH": str(_ROOT),
         }
         return subprocess.Popen(
-            [str(ORACLE_PYTHON), str(_HERE / "mxnet_library.py"), str(self._folder)],
+            [str(ORACLE_PYTHON), "-m", "tests.conformance.mxnet_library", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -1,9 +1,7 @@
 """Writes programs for the interpreter: one method for each kind of step.
 
-    program = Program()
-    w = program.make("Parameter", "w", shape=(2, 3))
-    program.call(w, "initialize", init="ones", ctx=cpu(1))
-    program.state(w)
+`w = program.make("Parameter", "w", shape=(2, 3))` makes a parameter, `program.call(w, "initialize",
+ctx=cpu(1))` calls a member of it, and `program.state(w)` reads all of it.
 """
 
 from __future__ import annotations

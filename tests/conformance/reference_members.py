@@ -1,4 +1,4 @@
-"""Members and arguments that the other versions of Gluon document, and what is unlike MXNet 1.9.1."""
+"""Members and arguments of the other versions of Gluon, and what is unlike MXNet 1.9.1."""
 
 from __future__ import annotations
 

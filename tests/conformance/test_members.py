@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import paramd
 import pytest
 
+import paramd
 from tests.conformance.oracle import Oracle
 from tests.conformance.reference_members import OTHER_MEMBERS, UNLIKE
 from tests.conformance.signatures import describe_members

@@ -32,8 +32,7 @@ def number(index: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
 class ArrayBackendContract(ABC):
     """The contract.
 
-    A subclass gives `make_backend`, `context` and `host_context`-less buffers; everything that goes
-    in or comes out is a NumPy array.
+    A subclass gives `make_backend` and `context`; what goes in or comes out is a NumPy array.
     """
 
     @abstractmethod
@@ -115,9 +114,7 @@ class ArrayBackendContract(ABC):
         whole = backend.zeros((LIMIT // 4,), np.dtype("f4"), self.context)
         assert account.used_bytes == whole.nbytes == LIMIT
 
-    @pytest.mark.parametrize(
-        ("value", "target"), list(product(ALL_DTYPES, ALL_DTYPES)), ids=lambda each: str(each)
-    )
+    @pytest.mark.parametrize(("value", "target"), list(product(ALL_DTYPES, ALL_DTYPES)), ids=str)
     def test_assigns_and_copies_any_dtype_to_any_other(
         self, backend: ArrayBackend, value: np.dtype[Any], target: np.dtype[Any]
     ) -> None:
@@ -133,7 +130,7 @@ class ArrayBackendContract(ABC):
     @pytest.mark.parametrize(
         ("mode", "value", "target"),
         list(product(MODES, ALL_DTYPES, ALL_DTYPES)),
-        ids=lambda each: str(each),
+        ids=str,
     )
     def test_computes_with_any_pair_of_dtypes(
         self, backend: ArrayBackend, mode: str, value: np.dtype[Any], target: np.dtype[Any]

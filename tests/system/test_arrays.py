@@ -97,7 +97,7 @@ def test_assignment_broadcasts(weight: Parameter, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [[1, 2], np.ones((2, 4, 3)), np.ones((3, 4))])
 def test_what_does_not_broadcast_changes_nothing(weight: Parameter, value: Any) -> None:
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match=r"broadcast"):
         weight.data(cpu(0))[:] = value
     with pytest.raises(TypeError):
         weight.data(cpu(0))[:] = "abc"
@@ -105,7 +105,7 @@ def test_what_does_not_broadcast_changes_nothing(weight: Parameter, value: Any) 
 
 
 def test_index_out_of_range(weight: Parameter) -> None:
-    with pytest.raises(IndexError, match="4.*axis 0.*size 4"):
+    with pytest.raises(IndexError, match=r"4.*axis 0.*size 4"):
         weight.data(cpu(0))[4]
     with pytest.raises(IndexError):
         weight.data(cpu(0))[0, 0, 0]
@@ -114,7 +114,7 @@ def test_index_out_of_range(weight: Parameter) -> None:
 def test_index_arrays_read_and_do_not_write(weight: Parameter) -> None:
     handle = weight.data(cpu(0))
     np.testing.assert_array_equal(handle[[0, 2]].asnumpy(), stored()[[0, 2]])
-    with pytest.raises(IndexError, match="asnumpy"):
+    with pytest.raises(IndexError, match=r"asnumpy"):
         handle[[0, 2]] = 1
 
 
@@ -208,9 +208,9 @@ def test_handles_raise_where_the_copy_is_gone(weight: Parameter) -> None:
     with pytest.raises(RuntimeError, match=r"'w'.*cpu\(1\)"):
         handle[:] = 1
     weight.grad_req = "null"
-    with pytest.raises(RuntimeError, match="'w'.*null"):
+    with pytest.raises(RuntimeError, match=r"'w'.*null"):
         gradient.asnumpy()
-    with pytest.raises(RuntimeError, match="'w'.*null"):
+    with pytest.raises(RuntimeError, match=r"'w'.*null"):
         gradient += 1
 
 
@@ -233,7 +233,7 @@ def test_copyto_writes_between_handles(weight: Parameter) -> None:
     target = weight.grad(cpu(0))
     assert weight.data(cpu(1)).copyto(target) is target
     np.testing.assert_array_equal(weight.grad(cpu(0)).asnumpy(), stored())
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"shape"):
         weight.data(cpu(1)).copyto(target[0])
 
 

@@ -114,11 +114,11 @@ def test_saved_file_loads_into_another_server(
     with serve(tmp_path / "fresh") as fresh:
         refused = run(fresh, "load", path)
         assert refused.exit_code == 1
-        assert "weight" in refused.stderr
+        assert "bias" in refused.stderr
         assert as_json(fresh, "ls") == []
         arguments = ("--create", "--restore-prefix", "new_", "--ctx", "cpu(2)")
         loaded = as_json(fresh, "load", path, *arguments)
-        assert loaded["loaded"] == ["new_weight", "new_bias"]
+        assert sorted(loaded["loaded"]) == ["new_bias", "new_weight"]
         with paramd.connect(fresh.address) as other:
             values = other.parameters().pull()
             assert other.parameters()["new_bias"].list_ctx() == [cpu(2)]

@@ -22,7 +22,9 @@ from paramd.transport.calls import Selector
 __all__ = ["check_gradient", "initialized", "not_initialized", "resolve", "rows_readable"]
 
 
-def initialized(link: Link, *, call: str, stype: str | None = None) -> tuple[Session, StoredInfo]:
+def initialized(
+    link: Link, *, call: str, stype: str | None = None, context: Any = None
+) -> tuple[Session, StoredInfo]:
     """Makes sure that a parameter has a value, and describes it.
 
     Where it waits for an initializer that the proxy holds, or for its first access after the shape
@@ -32,6 +34,7 @@ def initialized(link: Link, *, call: str, stype: str | None = None) -> tuple[Ses
         link: its proxy.
         call: the call that reads, for messages.
         stype: the storage type that the call is for; None for any.
+        context: the one that was asked for, for messages.
 
     Raises:
         WrongStorageTypeError: where the storage type is another.
@@ -43,8 +46,8 @@ def initialized(link: Link, *, call: str, stype: str | None = None) -> tuple[Ses
     if stype is not None and found != stype:
         other = "data()" if stype == "row_sparse" else "row_sparse_data()"
         raise WrongStorageTypeError(
-            f"Cannot return a copy of Parameter '{link.name}' via {call} because its storage type "
-            f"is {found}. Please use {other} instead.",
+            f"Cannot return a copy of Parameter '{link.name}' on ctx {context} via {call} because "
+            f"its storage type is {found}. Please use {other} instead.",
             parameter=link.name,
         )
     if info.state == "deferred":

@@ -21,6 +21,7 @@ from paramd.errors import (
 )
 from paramd.files import TensorInfo, open_reader
 from paramd.parameter_dict import ParameterDict
+from paramd.parameter_files import LoadRules, load_file
 from paramd.session import Session, connect
 from paramd.spec import ParameterSpec, StoredInfo
 
@@ -194,22 +195,21 @@ def load_command(
     """
     with _session(target, timeout) as session:
         made = _declare_from(session, filename, prefix, restore_prefix) if create else []
-        params = session.parameters(prefix)
+        rules = LoadRules(
+            tuple(Context.from_string(text) for text in contexts),
+            allow_missing,
+            ignore_extra,
+            restore_prefix,
+            cast_dtype,
+            dtype_source,
+        )
         try:
-            params.load(
-                filename,
-                ctx=[Context.from_string(text) for text in contexts] or None,
-                allow_missing=allow_missing,
-                ignore_extra=ignore_extra,
-                restore_prefix=restore_prefix,
-                cast_dtype=cast_dtype,
-                dtype_source=dtype_source,
-            )
+            loaded = load_file(session.parameters(prefix)._links, filename, rules)
         except BaseException:
             if made:
                 session.delete(made)
             raise
-    _report({"file": filename, "loaded": list(params)}, as_json, f"loaded {_count(params)}")
+    _report({"file": filename, "loaded": loaded}, as_json, f"loaded {_count(loaded)}")
 
 
 @main.command("health")

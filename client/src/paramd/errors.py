@@ -21,7 +21,6 @@ __all__ = [
     "DTypeMismatchError",
     "DeadlineExceededError",
     "DeferredInitializationError",
-    "DrainingError",
     "FileFailedError",
     "FileFormatError",
     "InitializerError",
@@ -119,7 +118,7 @@ class ShapeMismatchError(ParamdError, AssertionError):
     reason = "SHAPE_MISMATCH"
 
 
-class BroadcastError(ParamdError, ValueError):
+class BroadcastError(ParamdError, MXNetError, ValueError):
     """A value that does not broadcast to the part of the array that it is written to."""
 
     reason = "BROADCAST"
@@ -267,12 +266,6 @@ class ProtocolMismatchError(ParamdError, RuntimeError):
     """Client and server speak different versions of the protocol."""
 
     reason = "PROTOCOL_MISMATCH"
-
-
-class DrainingError(ParamdError, ConnectionError):
-    """The server is shutting down and takes no new calls."""
-
-    reason = "DRAINING"
 
 
 class InternalServerError(ParamdError, RuntimeError):

@@ -14,7 +14,6 @@ from paramd.link import (
     Held,
     InitializerLike,
     Link,
-    attach,
     describe,
     first_value,
     perform,
@@ -23,8 +22,8 @@ from paramd.link import (
 from paramd.ndarray import wrap
 from paramd.random import next_key
 from paramd.session import Session
-from paramd.spec import InitializerSpec, StoredInfo, shape_is_known
-from paramd.transport.calls import Calls, InitializeEntry, Selector, TensorWrite
+from paramd.spec import StoredInfo, shape_is_known
+from paramd.transport.calls import Calls, InitializeEntry, Selector
 
 __all__ = ["initialize", "warn_repeated"]
 
@@ -37,15 +36,15 @@ class _Choice:
 
     Attributes:
         link: the proxy.
-        spec: as data.
-        initializer: as an object or name; None where only another client has it.
+        info: as the parameter was before.
         entry: what is sent.
+        held: the initializer, where this process has to compute it.
     """
 
     link: Link
-    spec: InitializerSpec
-    initializer: InitializerLike | None
+    info: StoredInfo
     entry: InitializeEntry
+    held: Held | None
 
 
 def initialize(
@@ -72,6 +71,15 @@ def initialize(
         return []
     session = session_of(links)
     choices = _choose(session, links, init, default_init)
+    # Before anything is changed, so that an initializer that fails leaves everything as it was. A
+    # worker that comes late sees the value of the first, and computes nothing.
+    values = {
+        choice.link.name: first_value(choice.link.name, choice.held, choice.info)
+        for choice in choices
+        if choice.held is not None
+        and shape_is_known(choice.info.current.shape)
+        and (force_reinit or choice.info.state != "initialized")
+    }
 
     def call(calls: Calls) -> list[tuple[str, StoredInfo]]:
         entries = [choice.entry for choice in choices]
@@ -83,18 +91,23 @@ def initialize(
     computed: list[tuple[_Choice, StoredInfo]] = []
     for choice, (outcome, info) in zip(choices, outcomes, strict=True):
         known = choice.link.note(session, info)
-        if outcome == "already_initialized" and known.is_valued:
-            repeated.append(choice.link.name)
-        if outcome != "already_initialized":
-            known.held = None
+        if outcome == "already_initialized":
+            if known.is_valued:
+                repeated.append(choice.link.name)
+        else:
+            known.held = choice.held
         if outcome == "initialized":
             filled.append((choice, info))
-        if outcome == "deferred" and choice.spec.client_side:
-            known.held = _hold(choice)
-            if known.held is not None and shape_is_known(info.current.shape):
-                computed.append((choice, info))
+        elif outcome == "deferred" and choice.link.name in values:
+            computed.append((choice, info))
         known.is_valued = True
-    _send_values(session, computed, contexts, force_reinit=force_reinit)
+    if computed:
+        writes = [values[choice.link.name] for choice, _ in computed]
+        session.calls.set_data(
+            writes, initialize=True, force_reinit=force_reinit, contexts=contexts
+        )
+    for choice, _ in computed:
+        choice.link.note_value(session)
     _log(session, filled + computed, default_init)
     return repeated
 
@@ -120,51 +133,22 @@ def _choose(
     init: InitializerLike | None,
     default_init: InitializerLike,
 ) -> list[_Choice]:
-    if init is None:
-        stored = [info.current.init for info in describe(session, links)]
-    else:
-        attach(session, links)
-        stored = [None for _ in links]
     choices = []
-    for link, declared in zip(links, stored, strict=True):
+    for link, info in zip(links, describe(session, links), strict=True):
+        declared = info.current.init
         initializer: InitializerLike | None = default_init if init is None else init
-        if declared is not None:
+        if init is None and declared is not None:
             # Another worker may have declared what this proxy holds no object of.
             spec, initializer = declared, link.own_init(declared)
         else:
             spec = to_spec(default_init if init is None else init, link.name)
         seed, draw = next_key(link.name)
+        held = None
+        if spec.client_side and initializer is not None:
+            held = Held(initializer, seed, draw)
         entry = InitializeEntry(name=link.name, init=spec, seed=seed, draw=draw)
-        choices.append(_Choice(link, spec, initializer, entry))
+        choices.append(_Choice(link, info, entry, held))
     return choices
-
-
-def _hold(choice: _Choice) -> Held | None:
-    if choice.initializer is None:
-        return None
-    return Held(choice.initializer, choice.entry.seed, choice.entry.draw)
-
-
-def _send_values(
-    session: Session,
-    computed: Sequence[tuple[_Choice, StoredInfo]],
-    contexts: Sequence[Context],
-    *,
-    force_reinit: bool,
-) -> None:
-    writes: list[TensorWrite] = []
-    for choice, info in computed:
-        known = choice.link.attachment(session)
-        if known is not None and known.held is not None:
-            writes.append(first_value(choice.link.name, known.held, info))
-    if writes:
-        session.calls.set_data(
-            writes, initialize=True, force_reinit=force_reinit, contexts=contexts
-        )
-    for choice, _ in computed:
-        known = choice.link.attachment(session)
-        if known is not None:
-            known.held = None
 
 
 def _log(
@@ -177,7 +161,7 @@ def _log(
     if not (isinstance(reporter, Initializer) and reporter._verbose):
         return
     for choice, info in initialized:
-        shown = choice.initializer if choice.initializer is not None else choice.spec.name
+        shown = choice.entry.init.name if choice.held is None else choice.held.initializer
         if info.current.stype != "default":
             # A table may be larger than this process's memory.
             _LOGGER.info("Initialized %s as %s: %s", choice.link.name, shown, info.current.stype)

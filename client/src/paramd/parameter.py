@@ -267,7 +267,7 @@ class Parameter:
             DeferredInitializationError: where its shape or value is not known yet.
         """
         context = one_of("data", ctx, device)
-        session, info = initialized(self._link, call="data()", stype="default")
+        session, info = initialized(self._link, call="data()", stype="default", context=context)
         return handle(session, info, resolve(info, context))
 
     def list_data(self) -> list[NDArray]:

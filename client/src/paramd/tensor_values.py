@@ -40,7 +40,7 @@ def dense_value(name: str, data: Any) -> Array:
     if isinstance(data, RowSparseNDArray):
         return data.rows.todense()
     if isinstance(data, NDArray):
-        return data.asnumpy()
+        return np.asarray(data)  # The storage itself, where it is in this process.
     try:
         return sendable(_as_array(data))
     except TypeError as err:

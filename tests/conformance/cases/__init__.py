@@ -7,6 +7,7 @@ from tests.conformance.cases import (
     contexts,
     dictionary,
     files,
+    handles,
     initialize,
     row_sparse,
     values,
@@ -18,6 +19,7 @@ __all__ = ["CASES", "Case"]
 CASES: tuple[Case, ...] = (
     *contexts.CASES,
     *initialize.CASES,
+    *handles.CASES,
     *values.CASES,
     *row_sparse.CASES,
     *constant.CASES,

@@ -41,10 +41,9 @@ def mapping_interface(p: Program) -> None:
 def get_merges_shapes(p: Program) -> None:
     params = p.make("ParameterDict", "p_")
     w = p.call(params, "get", "w", shape=(0, 3))
-    for shape in ((4, 0), (-1, 3), (4, 3), (0, 0)):
-        p.call(params, "get", "w", shape=shape)
-        p.get(w, "shape")
-    for shape in ((5, 3), (4, 3, 0), (4,), (4, 2)):
+    merging: tuple[tuple[int, ...], ...] = ((4, 0), (-1, 3), (4, 3), (0, 0))
+    failing: tuple[tuple[int, ...], ...] = ((5, 3), (4, 3, 0), (4,), (4, 2))
+    for shape in merging + failing:
         p.call(params, "get", "w", shape=shape)
         p.get(w, "shape")
     v = p.call(params, "get", "v")

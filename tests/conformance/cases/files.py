@@ -118,7 +118,7 @@ def casting_loads(p: Program) -> None:
 def _load_once(p: Program, stored: str, saved: str, kwargs: dict[str, Any]) -> None:
     prefix = f"n{len(p.steps)}_"
     params = p.make("ParameterDict", prefix)
-    w = p.call(params, "get", "w", shape=(2,), dtype=stored)
+    p.call(params, "get", "w", shape=(2,), dtype=stored)
     v = p.call(params, "get", "v", shape=(2,), dtype=stored)
     p.call(v, "initialize", init="ones")
     p.put(p.call(v, "grad"), slice(None), 3)

@@ -250,3 +250,24 @@ def test_initialize_again_moves_a_deferred_parameter(session: Session) -> None:
 def test_reset_ctx_without_a_value_is_refused(session: Session) -> None:
     with pytest.raises(ValueError, match=r"'w'.*has not been initialized"):
         Parameter("w", shape=(2,)).reset_ctx(cpu(1))
+
+
+class Failing(init.Initializer):
+    """Cannot fill anything."""
+
+    def _init_weight(self, name: str, arr: Any) -> None:
+        raise ArithmeticError(name)
+
+
+def test_own_initializer_that_fails_changes_nothing(session: Session) -> None:
+    params = ParameterDict()
+    first, second = params.get("a", shape=(2,)), params.get("b", shape=(2,), init=Failing())
+    with pytest.raises(ArithmeticError, match=r"b"):
+        params.initialize("ones")
+    for each in (first, second):
+        with pytest.raises(RuntimeError, match=r"has not been initialized"):
+            each.list_ctx()
+    second.initialize("ones")
+    with pytest.raises(ArithmeticError, match=r"b"):
+        second.initialize(Failing(), force_reinit=True)
+    assert second.data().asnumpy().tolist() == [1, 1]

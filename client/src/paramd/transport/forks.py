@@ -15,6 +15,8 @@ import time
 import weakref
 from typing import Protocol
 
+import grpc
+
 from paramd.transport.attempts import Attempts
 
 __all__ = ["GRACE_SECONDS", "Forkable", "watch_forks"]
@@ -42,10 +44,25 @@ class _Forks:
         self._known: weakref.WeakSet[Forkable] = weakref.WeakSet()  # guarded by _lock
         self._held: list[Forkable] = []  # guarded by _lock
         self._quiet = True  # guarded by _lock
+        self._registered = False  # guarded by _lock
 
     def add(self, connection: Forkable) -> None:
         with self._lock:
+            if not self._registered:
+                self._register()
+                self._registered = True
             self._known.add(connection)
+
+    def _register(self) -> None:
+        # gRPC registers its own hooks with its first channel. Those that come before a fork run
+        # last-registered first, and ours must be done when gRPC's begin: those stop its threads,
+        # which could then end no call any more.
+        grpc.insecure_channel("unix:/dev/null").close()
+        os.register_at_fork(
+            before=self.before,
+            after_in_parent=self.after_in_parent,
+            after_in_child=self.after_in_child,
+        )
 
     def before(self) -> None:
         self._lock.acquire()
@@ -79,11 +96,9 @@ class _Forks:
         self._quiet = True
         self._lock = threading.RLock()
 
-
 _forks = _Forks()
-watch_forks = _forks.add
-os.register_at_fork(
-    before=_forks.before,
-    after_in_parent=_forks.after_in_parent,
-    after_in_child=_forks.after_in_child,
-)
+
+
+def watch_forks(connection: Forkable) -> None:
+    """Holds the calls of this connection while the process forks, from now on."""
+    _forks.add(connection)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from paramd.errors import DrainingError, ParamdError, ServerUnavailable
+from paramd.errors import ParamdError, ServerUnavailable
 from paramd.wire.status import DETAIL_KEY, decode_error
 
 __all__ = ["Backoff", "RetryPolicy", "error_of", "is_retried"]
@@ -111,4 +111,4 @@ def error_of(error: grpc.RpcError, method: str, target: str) -> ParamdError:
 
 def is_retried(error: ParamdError) -> bool:
     """Whether the same call may succeed later: a lost connection, or a server that restarts."""
-    return isinstance(error, ServerUnavailable | DrainingError)
+    return isinstance(error, ServerUnavailable)

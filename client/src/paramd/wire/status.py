@@ -50,7 +50,6 @@ _CODES: Final[dict[type[ParamdError], grpc.StatusCode]] = {
     errors.BarrierMismatchError: _Code.FAILED_PRECONDITION,
     errors.OperationExpiredError: _Code.FAILED_PRECONDITION,
     errors.ProtocolMismatchError: _Code.FAILED_PRECONDITION,
-    errors.DrainingError: _Code.UNAVAILABLE,
     errors.InternalServerError: _Code.INTERNAL,
     errors.ServerUnavailable: _Code.UNAVAILABLE,
     errors.StalledError: _Code.ABORTED,
