@@ -161,7 +161,8 @@ def _log(
     if not (isinstance(reporter, Initializer) and reporter._verbose):
         return
     for choice, info in initialized:
-        shown = choice.entry.init.name if choice.held is None else choice.held.initializer
+        held = choice.held
+        shown = create(choice.entry.init) if held is None else held.initializer
         if info.current.stype != "default":
             # A table may be larger than this process's memory.
             _LOGGER.info("Initialized %s as %s: %s", choice.link.name, shown, info.current.stype)

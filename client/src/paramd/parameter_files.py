@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from paramd.access import not_initialized
 from paramd.context import Context
 from paramd.files import TensorInfo, format_of, open_reader, open_writer
-from paramd.link import Link, perform, session_of
+from paramd.link import Link, describe, perform, session_of
 from paramd.spec import TensorHead
 from paramd.tensor_values import to_write
 from paramd.transport.calls import LoadOptions, TensorWrite
@@ -99,12 +100,7 @@ def save_file(links: Sequence[Link], filename: str | os.PathLike[str], strip_pre
     Raises:
         ValueError: where a name does not start with it.
     """
-    for link in links:
-        if not link.name.startswith(strip_prefix):
-            raise ValueError(
-                f"Prefix '{strip_prefix}' is to be stripped before saving, but the name of "
-                f"parameter '{link.name}' does not start with '{strip_prefix}'"
-            )
+    _check_strip_prefix(links, strip_prefix)
     path = os.fspath(filename)
     format_of(path)
     names = [link.name for link in links]
@@ -121,6 +117,21 @@ def save_file(links: Sequence[Link], filename: str | os.PathLike[str], strip_pre
         return _writing(path, heads, strip_prefix)
 
     perform(session_of(links), links, lambda calls: calls.save(names, write))
+
+
+def _check_strip_prefix(links: Sequence[Link], strip_prefix: str) -> None:
+    for index, link in enumerate(links):
+        if link.name.startswith(strip_prefix):
+            continue
+        # MXNet goes through them one by one, so what is wrong with an earlier one comes first.
+        before = links[: index + 1]
+        for info in describe(session_of(before), before):
+            if info.state != "initialized":
+                raise not_initialized(info)
+        raise ValueError(
+            f"Prefix '{strip_prefix}' is to be stripped before saving, but the name of parameter "
+            f"'{link.name}' does not start with '{strip_prefix}'"
+        )
 
 
 @contextmanager

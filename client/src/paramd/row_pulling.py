@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from paramd.context import Context, current_context
+from paramd.errors import RowIdError
 from paramd.files import RowSparseRows
 from paramd.link import Link, describe, perform
 from paramd.ndarray import RowSparseNDArray
 from paramd.session import Session
-from paramd.spec import Shape
 from paramd.tensor_values import ids_of
 
 __all__ = ["pull_rows"]
@@ -33,8 +34,7 @@ def pull_rows(
     Raises:
         RowIdError: for ids that are out of range or no whole numbers, before anything is fetched.
     """
-    shape = _stored_shape(session, link)
-    ids = _unique(ids_of(link.name, row_id, None if shape is None else shape[0]))
+    ids = _unique(_checked_ids(session, link, row_id))
     current = current_context()
     head, rows = perform(
         session, [link], lambda calls: calls.pull_rows(link.name, ids, context, current)
@@ -49,10 +49,12 @@ def _unique(ids: Ids) -> Ids:
     return found
 
 
-def _stored_shape(session: Session, link: Link) -> Shape | None:
-    """The shape of a parameter that has a value, which never changes again."""
+def _checked_ids(session: Session, link: Link, row_id: Any) -> Ids:
     known = link.attachment(session)
-    if known is not None and known.info.state == "initialized":
-        return known.info.current.shape
+    if known is not None and known.info.state == "initialized" and known.info.current.shape:
+        with suppress(RowIdError):
+            return ids_of(link.name, row_id, known.info.current.shape[0])
+    # Not known, or another parameter may have taken the name since.
     (info,) = describe(session, [link])
-    return info.current.shape if info.state == "initialized" else None
+    shape = info.current.shape if info.state == "initialized" else None
+    return ids_of(link.name, row_id, shape[0] if shape else None)

@@ -41,6 +41,13 @@ def test_saved_values_come_back(
         assert isinstance(held["t"], RowSparseRows)
 
 
+def test_prefix_to_strip_must_be_there(params: ParameterDict, tmp_path: Path) -> None:
+    for filename in (str(tmp_path / "x.params"), "server:x.params"):
+        with pytest.raises(ValueError, match=r"'other_'.*'net_a'"):
+            params.save(filename, strip_prefix="other_")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_save_writes_the_mean(session: Session, tmp_path: Path) -> None:
     params = ParameterDict()
     weight = params.get("w", shape=(2,), dtype="int32")

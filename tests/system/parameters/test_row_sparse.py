@@ -76,6 +76,13 @@ def test_a_second_pull_of_rows_is_one_round_trip(table: Parameter, counting: Cou
     assert counting.names == ["pull_rows"]
 
 
+def test_rows_of_a_new_table_of_the_same_name(session: Session, table: Parameter) -> None:
+    table.row_sparse_data([0])
+    session.delete("t")
+    Parameter("t", shape=(20, 2), stype="row_sparse").initialize("ones")
+    assert table.row_sparse_data([19]).data.asnumpy().tolist() == [[1, 1]]
+
+
 def test_fetched_rows_stay_what_they_were(table: Parameter) -> None:
     rows = table.row_sparse_data(nd.array([1]))
     table.set_data(np.zeros((10, 2)))

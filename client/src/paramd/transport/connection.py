@@ -15,7 +15,6 @@ from paramd.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     InvalidMessageError,
-    InvalidStreamError,
     ParamdError,
     ServerUnavailable,
     SessionClosedError,
@@ -231,7 +230,7 @@ class Connection:
                     if self._greeted is None and method != "Hello":
                         self._greet(attempt, backoff.remaining())
                     return send(attempt, backoff.remaining())
-                except grpc.RpcError as err:
+                except (grpc.RpcError, grpc.FutureCancelledError) as err:
                     failure = self._failure(err, attempt, method, limit)
                 except ValueError:
                     # gRPC's words for a channel that close() has closed under the call.
@@ -262,7 +261,11 @@ class Connection:
         self.attempts.sleep(pause)
 
     def _failure(
-        self, err: grpc.RpcError, attempt: Attempt, method: str, limit: float
+        self,
+        err: grpc.RpcError | grpc.FutureCancelledError,
+        attempt: Attempt,
+        method: str,
+        limit: float,
     ) -> ParamdError | None:
         """What a failed attempt means; None where a fork interrupted it."""
         if attempt.failure is not None:
@@ -276,6 +279,9 @@ class Connection:
                 f"{method} at {self.target}: nothing moved for {attempt.stall_limit:g} s "
                 f"(stall_timeout), after {attempt.moved} bytes"
             )
+        if isinstance(err, grpc.FutureCancelledError):
+            # Cancelled on this side, and by none of the above: only the channel is left.
+            return ServerUnavailable(f"{method} at {self.target}: the channel was closed")
         failure = error_of(err, method, self.target)
         if isinstance(failure, DeadlineExceededError):
             return DeadlineExceededError(
@@ -311,12 +317,10 @@ class Connection:
         attempt: Attempt,
         seconds: float,
     ) -> M:
-        call = self._method(method)(self._encode(method, request), timeout=seconds)
+        # A future, because another thread can cancel it, unlike a blocking call.
+        call = self._method(method).future(self._encode(method, request), timeout=seconds)
         attempt.bind(call)
-        answers = list(call)
-        if len(answers) != 1:
-            raise InvalidStreamError(f"{method}: {len(answers)} answers instead of one")
-        return _parse(answers[0], response_class)
+        return _parse(call.result(), response_class)
 
     def _greet(self, attempt: Attempt, seconds: float) -> session_service_pb2.HelloResponse:
         request = session_service_pb2.HelloRequest(
