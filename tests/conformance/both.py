@@ -39,6 +39,12 @@ class Counts:
             if "error" not in theirs and "error" not in ours:
                 self.members.update(_names_of(step, theirs))
 
+    def merge(self, other: Counts) -> None:
+        """Adds what another one counted."""
+        self.programs += other.programs
+        self.steps += other.steps
+        self.members.update(other.members)
+
     def __str__(self) -> str:
         calls = "\n".join(f"  {name:42}{count:7}" for name, count in sorted(self.members.items()))
         return (

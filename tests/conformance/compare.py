@@ -113,7 +113,10 @@ def _compare_errors(
 
 
 def _facts(message: str, names: frozenset[str]) -> list[str]:
-    quoted = {text.removeprefix("numpy.") for text in _QUOTED.findall(message)}
+    # NumPy 2 calls bool_ bool.
+    quoted = {
+        text.removeprefix("numpy.").replace("bool_", "bool") for text in _QUOTED.findall(message)
+    }
     found = {name for name in names if re.search(rf"\b{re.escape(name)}\b", message)}
     facts = quoted | found | set(_SHAPE.findall(message)) | set(_CONTEXT.findall(message))
     return sorted(_flat(fact) for fact in facts)

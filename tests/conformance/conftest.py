@@ -7,16 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.both import Both
+from tests.conformance.both import Both, Counts
 from tests.conformance.oracle import Oracle
 
 _HERE = Path(__file__).parent
+_COUNTS = pytest.StashKey[Counts]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_COUNTS] = Counts()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    counts = config.stash[_COUNTS]
+    if counts.programs:
+        terminalreporter.section("conformance with MXNet 1.9.1")
+        terminalreporter.write_line(str(counts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.conformance)
+
+
+@pytest.fixture(scope="session")
+def counts(request: pytest.FixtureRequest) -> Counts:
+    """Of all the programs of this run, the fixed and the random ones."""
+    return request.config.stash[_COUNTS]
 
 
 @pytest.fixture(scope="session")

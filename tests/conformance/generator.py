@@ -38,21 +38,23 @@ def programs(draw: Draw, max_steps: int = 18) -> Program:
     """Programs with one to three parameters in a dictionary, and up to `max_steps` actions."""
     w = Writer(draw)
     w.params = w.program.make("ParameterDict", "p_")
-    for index in range(w.number(1, 3)):
-        _make(w, f"x{index}")
-    if w.maybe():
+    count = w.number(1, 3)
+    for index in range(count):
+        _make(w, f"x{index}", is_constant=index == 1)
+    if w.number(0, 3) > 0:
         for model in w.models:
             _initialize(w, model)
-    for _ in range(w.number(3, max_steps)):
-        action = draw(st.sampled_from(_ACTIONS))
-        action(w, w.model())
+    # A permutation spreads better than independent choices, which hypothesis likes to repeat.
+    for action in draw(st.permutations(_ACTIONS))[: w.number(3, max_steps)]:
+        for model in w.models if w.maybe() else [w.model()]:
+            action(w, model)
     w.program.state(*(model.ref for model in w.models))
     return w.program
 
 
-def _make(w: Writer, name: str) -> None:
+def _make(w: Writer, name: str, *, is_constant: bool) -> None:
     assert w.params is not None
-    if w.number(0, 5) == 0:
+    if is_constant:
         shape = tuple(w.number(1, 3) for _ in range(w.number(1, 2)))
         dtype_name = w.one_of("float32", "float64", "int32")
         ref = w.program.call(w.params, "get_constant", name, dense(w.values(shape), dtype_name))
@@ -232,6 +234,22 @@ def _write(w: Writer, m: Model, handle: Ref) -> None:
         w.program.apply(w.one_of("+=", "-=", "*="), handle, w.number(1, 3))
 
 
+def _hold(w: Writer, m: Model) -> None:
+    """Holds handles over changes that both libraries make in place."""
+    if m.stype != "default" or not m.is_ready:
+        return
+    context = cpu(w.one_of(*m.contexts))
+    value = w.program.call(m.ref, "data", context)
+    m.state, m.differs = "done", False
+    w.program.call(m.ref, "set_data", dense(w.values(m.shape), m.dtype))
+    w.program.call(value, "asnumpy")
+    if m.grad_req != "null" and m.grad_stype == "default":
+        gradient = w.program.call(m.ref, "grad", context)
+        w.program.put(gradient, _ALL, w.number(1, 5))
+        w.program.call(m.ref, "zero_grad")
+        w.program.call(gradient, "asnumpy")
+
+
 def _set_grad_req(w: Writer, m: Model) -> None:
     value = w.one_of("write", "add", "null", "bogus")
     w.program.set(m.ref, "grad_req", value)
@@ -333,8 +351,15 @@ def _load(w: Writer, m: Model) -> None:
     fails = elsewhere or (saved != m.dtype and not cast)
     if fails and (not m.is_known or (saved != m.dtype and cast)):
         return  # 'load that fails on a deferred parameter'
-    value = {f"{prefix}{name}": dense(w.values(shape), saved), **extra}
-    w.program.call(w.params, "load_dict", value, **options)
+    stored = dense(w.values(shape), saved)
+    if m.stype == "row_sparse" and saved == m.dtype and w.maybe():
+        stored = _rows(w, m, shape)
+    value = {f"{prefix}{name}": stored, **extra}
+    if w.maybe():
+        w.program.make("nd.save", file("values.params"), value)
+        w.program.call(w.params, "load", file("values.params"), **options)
+    else:
+        w.program.call(w.params, "load_dict", value, **options)
     given = options.get("ctx") and ids
     if fails:
         return
@@ -423,6 +448,7 @@ _ACTIONS: tuple[Callable[[Writer, Model], None], ...] = (
     _write_data,
     _write_grad,
     _write_grad,
+    _hold,
     _set_grad_req,
     _set_number,
     _set_init,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_arrays_survive_json() -> None:
         read = decode_array(encode_array(values))
         assert (read.dtype, read.shape) == (values.dtype, values.shape)
         assert read.tobytes() == values.tobytes()
+
+
+def test_missing_oracle_says_how_to_build_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tests.conformance.oracle.ORACLE_PYTHON", tmp_path / "python")
+    with pytest.raises(OracleError, match="make conformance"):
+        Oracle(tmp_path)
 
 
 def test_oracle_runs_a_program(oracle: Oracle) -> None:

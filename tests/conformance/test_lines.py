@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.both import Both, report
+from tests.conformance.both import Both, Counts, report
 from tests.conformance.cases import CASES, Case
 from tests.conformance.differences import DIFFERENCES
 from tests.conformance.lines import LATER, LINES
@@ -27,10 +27,10 @@ _SECTIONS = {
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_case_goes_the_same_on_both(both: Both, case: Case) -> None:
+def test_case_goes_the_same_on_both(both: Both, counts: Counts, case: Case) -> None:
     program = Program()
     case.write(program)
-    differences = both.compare(program)
+    differences = both.compare(program, counts)
     assert not differences, report(program, differences)
 
 

@@ -39,9 +39,9 @@ IN_SCOPE = frozenset(
 
 @pytest.mark.timeout(600)
 def test_random_programs_go_the_same_on_both(
-    both: Both, capsys: pytest.CaptureFixture[str]
+    both: Both, counts: Counts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = Counts()
+    random = Counts()
 
     @seed(_SEED)
     @settings(
@@ -54,13 +54,14 @@ def test_random_programs_go_the_same_on_both(
     )
     @given(programs())
     def run(program: Program) -> None:
-        differences = both.compare(program, counts)
+        differences = both.compare(program, random)
         assert not differences, report(program, differences)
 
     try:
         run()
     finally:
         with capsys.disabled():
-            print(f"\nrandom programs, seed {_SEED}: {counts}")
+            print(f"\n{random.programs} random programs of {random.steps} steps, seed {_SEED}")
+        counts.merge(random)
     if _EXAMPLES >= _ENOUGH:
-        assert sorted(IN_SCOPE - set(counts.members)) == []
+        assert sorted(IN_SCOPE - set(random.members)) == []

@@ -135,7 +135,7 @@ class ArrayBackendContract(ABC):
     def test_computes_with_any_pair_of_dtypes(
         self, backend: ArrayBackend, mode: str, value: np.dtype[Any], target: np.dtype[Any]
     ) -> None:
-        """In float64 the numbers here are exact; what comes out is that, cast to the target."""
+        """The value is cast first. In float64 the rest is exact; it comes out cast again."""
         old, new = number(1, target), number(4, value)
         buffer = self.filled(backend, old)
         backend.write(buffer, new, mode=mode)
@@ -146,7 +146,7 @@ class ArrayBackendContract(ABC):
             "subtract": np.subtract,
             "multiply": np.multiply,
             "divide": np.true_divide,
-        }[mode](old.astype("f8"), new.astype("f8"))
+        }[mode](old.astype("f8"), new.astype(target).astype("f8"))
         if target.kind == "u":
             # 8 bits wrap around, as in C.
             expected = wide.astype(np.int64).astype(target)

@@ -75,7 +75,7 @@ def test_options_of_an_embedded_server_are_refused_elsewhere(option: dict[str, s
 
 
 def test_unreachable_server_is_named() -> None:
-    with pytest.raises(ServerUnavailable, match="127.0.0.1:1 "):
+    with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1 "):
         connect("127.0.0.1:1", timeout=0.3)
 
 

@@ -136,7 +136,7 @@ class UnknownShapeError(ParamdError, ValueError):
     reason = "UNKNOWN_SHAPE"
 
 
-class InitializerError(ParamdError, ValueError):
+class InitializerError(ParamdError, MXNetError, ValueError):
     """An initializer that does not exist, or that cannot fill this parameter."""
 
     reason = "INITIALIZER_FAILED"

@@ -33,7 +33,7 @@ from paramd.link import (
 )
 from paramd.ndarray import NDArray, RowSparseNDArray
 from paramd.ndarray.remote import handle
-from paramd.row_pulling import pull_rows
+from paramd.rows import pull_rows, write_rows
 from paramd.session import Session
 from paramd.spec import ParameterSpec, Shape, StoredInfo, check_name
 from paramd.symbol import Symbol, var
@@ -335,6 +335,22 @@ class Parameter:
         """
         session, info = initialized(self._link, call="list_row_sparse_data()", stype="row_sparse")
         return [pull_rows(session, self._link, row_id, context) for context in info.contexts]
+
+    def set_row_sparse_data(self, row_id: Any, data: Any) -> None:
+        """Sets some rows on all contexts and leaves the others. MXNet has no such call.
+
+        Args:
+            row_id: ids of rows, as in `row_sparse_data`, but each once.
+            data: their values, shape (number of ids, *shape[1:]), cast to the parameter's dtype.
+
+        Raises:
+            IndexError: for ids out of range, or no whole numbers.
+            ValueError: for ids that repeat.
+            AssertionError: where the shape of `data` differs.
+            RuntimeError, DeferredInitializationError: where it has no value.
+        """
+        session, _ = initialized(self._link, call="set_row_sparse_data()")
+        write_rows(session, self._link, row_id, data)
 
     def set_data(self, data: Any) -> None:
         """Sets the value on all contexts, cast to the parameter's dtype; leaves gradients alone.

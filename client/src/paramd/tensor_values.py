@@ -9,12 +9,12 @@ import numpy as np
 from paramd.context import Context
 from paramd.errors import RowIdError, ShapeMismatchError
 from paramd.files import RowSparseRows
-from paramd.ndarray import NDArray, RowSparseNDArray, row_ids
+from paramd.ndarray import NDArray, RowSparseNDArray, add_up, row_ids
 from paramd.spec import Region, Shape
 from paramd.transport.calls import TensorWrite
 from paramd.wire.dtypes import DTYPES, dtype_of
 
-__all__ = ["add_up", "dense_value", "gradient_value", "ids_of", "sendable", "to_write"]
+__all__ = ["dense_value", "gradient_value", "ids_of", "sendable", "to_write"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -123,33 +123,6 @@ def ids_of(name: str, ids: Any, num_rows: int | None) -> Ids:
         return row_ids(ids, np.iinfo(np.int64).max if num_rows is None else num_rows)
     except RowIdError as err:
         raise RowIdError(f"parameter '{name}': {err}", parameter=name) from err
-
-
-def add_up(ids: Ids, rows: Array) -> tuple[Ids, Array]:
-    """Sorts rows by id and adds up those of one id; integers exactly.
-
-    Args:
-        ids: shape (n,).
-        rows: shape (n, ...).
-
-    Returns:
-        The same object for each where nothing is to be done.
-    """
-    if bool(np.all(ids[1:] > ids[:-1])):
-        return ids, rows
-    order = np.argsort(ids, kind="stable")
-    ordered = ids[order]
-    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    if first.all():
-        return ordered, rows[order]
-    # Sums of many 16-bit floats need more digits than their terms.
-    dtype = np.dtype(np.float32) if _is_half(rows.dtype) else rows.dtype
-    sums = np.add.reduceat(rows[order].astype(dtype, copy=False), np.flatnonzero(first), axis=0)
-    return ordered[first], sums.astype(rows.dtype, copy=False)
-
-
-def _is_half(dtype: np.dtype[Any]) -> bool:
-    return dtype.itemsize == 2 and dtype.kind in "fV"
 
 
 def _as_array(data: Any) -> Array:

@@ -30,6 +30,11 @@ def _minus_one(p: Program) -> None:
     p.call(w, "initialize", init="ones")
 
 
+def _minus_one_now(p: Program) -> None:
+    w = p.make("Parameter", "w", shape=(-1,))
+    p.call(w, "initialize", init="ones")
+
+
 def _failed_force_reinit(p: Program) -> None:
     w = ones(p)
     with p.loosely("class"):
@@ -156,6 +161,15 @@ ENTRIES: tuple[OnPurpose, ...] = (
         "MXNet 2.0 writes unknown dimensions that way",
         _minus_one,
         None,
+    ),
+    OnPurpose(
+        "dimension -1 that may not wait",
+        ("initialize.3c",),
+        "AssertionError unless NumPy shapes are switched on",
+        "ValueError, as for 0",
+        "MXNet 2.0 writes unknown dimensions that way",
+        _minus_one_now,
+        Raises("ValueError"),
     ),
     OnPurpose(
         "failed force_reinit",

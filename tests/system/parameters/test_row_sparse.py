@@ -146,3 +146,43 @@ def test_rows_are_pushed_into_dense_gradients(session: Session) -> None:
     for _ in range(2):
         params.push({"w": ([1, 0], np.ones((2, 2)))})
     assert weight.grad().asnumpy().tolist() == [[2, 2], [2, 2], [0, 0], [0, 0]]
+
+
+def test_rows_are_set_on_every_copy_and_the_others_stay(table: Parameter) -> None:
+    before = ramp(10, 2)
+    table.set_row_sparse_data(np.array([7, 2]), [[70, 71], [20, 21]])
+    before[[7, 2]] = [[70, 71], [20, 21]]
+    for rows in table.list_row_sparse_data(range(10)):
+        np.testing.assert_array_equal(rows.asnumpy(), before)
+
+
+def test_rows_of_a_dense_parameter_can_be_set(session: Session) -> None:
+    dense = Parameter("dense", shape=(4, 2), init="ones", dtype="float16", session=session)
+    dense.initialize()
+    dense.set_row_sparse_data([1], np.full((1, 2), 3.0))
+    assert dense.data().asnumpy().tolist() == [[1, 1], [3, 3], [1, 1], [1, 1]]
+    dense.set_row_sparse_data([], np.zeros((0, 2)))
+    assert dense.data().asnumpy().sum() == 12
+
+
+@pytest.mark.parametrize(
+    ("ids", "rows", "error"),
+    [
+        ([10], np.zeros((1, 2)), IndexError),
+        ([1, 1], np.zeros((2, 2)), ValueError),
+        ([1], np.zeros((1, 3)), AssertionError),
+        ([1, 2], np.zeros((1, 2)), AssertionError),
+    ],
+)
+def test_wrong_rows_set_nothing(
+    table: Parameter, ids: list[int], rows: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="'t'"):
+        table.set_row_sparse_data(ids, rows)
+    np.testing.assert_array_equal(table.row_sparse_data(range(10)).asnumpy(), ramp(10, 2))
+
+
+def test_rows_of_a_parameter_without_value_cannot_be_set(session: Session) -> None:
+    table = Parameter("empty", shape=(4, 2), stype="row_sparse", session=session)
+    with pytest.raises(RuntimeError, match="'empty'"):
+        table.set_row_sparse_data([1], np.zeros((1, 2)))

@@ -44,7 +44,6 @@ def test_unsorted_ids_are_sorted_with_their_rows() -> None:
 @pytest.mark.parametrize(
     ("ids", "shape", "error", "message"),
     [
-        ([2, 2], (4, 2), ValueError, "2 comes more than once"),
         ([0, 4], (4, 2), RowIdError, "row id 4 is out of range: there are 4 rows"),
         ([-1, 0], (4, 2), RowIdError, "row id -1"),
         ([0, 0.5], (4, 2), RowIdError, "whole numbers, but got 0.5"),
@@ -185,3 +184,9 @@ def test_empty_and_wide_arrays_convert() -> None:
 def test_row_ids_flatten_and_keep_order(ids: Any) -> None:
     assert row_ids(ids, 3).tolist() == [2, 0, 2, 1]
     assert row_ids(nd.array(ids), 3).dtype == np.int64
+
+
+def test_rows_of_one_id_add_up() -> None:
+    array = nd.sparse.row_sparse_array(([[1, 2], [3, 4], [10, 20]], [2, 0, 2]), shape=(4, 2))
+    assert array.indices.asnumpy().tolist() == [0, 2]
+    assert array.data.asnumpy().tolist() == [[3, 4], [11, 22]]

@@ -62,7 +62,11 @@ class FileWriter:
         # A long name leaves no room for what makes the temporary one unique.
         self._temporary = os.path.join(directory, f".{name[:40]}.{secrets.token_hex(8)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self._temporary, flags, 0o666)
+        try:
+            self._descriptor = os.open(self._temporary, flags, 0o666)
+        except OSError as err:
+            # Under the name that the caller knows.
+            raise OSError(err.errno, err.strerror, self._path) from None
         try:
             if mode is not None:
                 os.fchmod(self._descriptor, mode)

@@ -279,13 +279,9 @@ def _constant(target: _Target, key: int) -> InitialValues:
 
 
 def _lstm_bias(target: _Target, key: int) -> InitialValues:
-    # The forget gate is the second of four.
-    if target.shape[0] % 4:
-        raise target.error(
-            f"needs a multiple of 4 as size of axis 0, but the shape is {target.shape}"
-        )
+    # The forget gate is the second of four; as in MXNet, what is left over belongs to the last.
     target.finite("forget_bias")
-    quarter = target.size // 4
+    quarter = target.shape[0] // 4 * (target.size // target.shape[0])
     forget = _scalar(target, "forget_bias")
     return Filled(np.zeros((), target.dtype), forget, quarter, 2 * quarter)
 

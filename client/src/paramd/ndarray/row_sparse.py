@@ -280,6 +280,33 @@ def row_ids(ids: Any, num_rows: int) -> npt.NDArray[np.int64]:
     return whole
 
 
+def add_up(ids: npt.NDArray[np.int64], rows: _Values) -> tuple[npt.NDArray[np.int64], _Values]:
+    """Sorts rows by id and adds up those of one id; integers exactly.
+
+    Args:
+        ids: shape (n,).
+        rows: shape (n, ...).
+
+    Returns:
+        The same object for each where nothing is to be done.
+    """
+    if bool(np.all(ids[1:] > ids[:-1])):
+        return ids, rows
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    if first.all():
+        return ordered, rows[order]
+    # Sums of many 16-bit floats need more digits than their terms.
+    dtype = np.dtype(np.float32) if _is_half(rows.dtype) else rows.dtype
+    sums = np.add.reduceat(rows[order].astype(dtype, copy=False), np.flatnonzero(first), axis=0)
+    return ordered[first], sums.astype(rows.dtype, copy=False)
+
+
+def _is_half(dtype: np.dtype[Any]) -> bool:
+    return dtype.itemsize == 2 and dtype.kind in "fV"
+
+
 def _stored(values: _Values) -> RowSparseRows:
     if not values.ndim:
         raise ValueError("a row_sparse array has one axis or more, but the shape is ()")

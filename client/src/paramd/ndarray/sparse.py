@@ -13,7 +13,7 @@ from paramd.files.tensors import RowSparseRows
 from paramd.ndarray.arithmetic import as_values, cast
 from paramd.ndarray.base import NDArray
 from paramd.ndarray.local import wrap
-from paramd.ndarray.row_sparse import RowSparseNDArray, from_dense, row_ids
+from paramd.ndarray.row_sparse import RowSparseNDArray, add_up, from_dense, row_ids
 from paramd.wire.dtypes import dtype_of
 
 __all__ = ["RowSparseNDArray", "empty", "retain", "row_sparse_array", "zeros"]
@@ -35,11 +35,11 @@ def row_sparse_array(
         dtype: by default that of the rows, and float32 for lists.
 
     Returns:
-        An array whose ids are sorted, also where those given are not.
+        An array whose ids are sorted, also where those given are not. Rows of one id add up.
 
     Raises:
         RowIdError: for ids that are out of range or no whole numbers.
-        ValueError: for ids that repeat, or a shape that contradicts the rows.
+        ValueError: for a shape that contradicts the rows.
     """
     context = ctx or current_context()
     if isinstance(arg1, tuple) and all(_is_size(size) for size in arg1):
@@ -100,12 +100,7 @@ def _of_rows(
         raise ValueError(f"{len(rows)} rows do not go with {len(whole)} ids")
     sizes = (int(whole.max(initial=-1)) + 1, *rows.shape[1:]) if shape is None else tuple(shape)
     row_ids(whole, sizes[0])
-    order = np.argsort(whole, kind="stable")
-    ordered = whole[order]
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(repeated):
-        raise ValueError(f"row ids are unique, but {repeated[0]} comes more than once")
-    return RowSparseNDArray(RowSparseRows(ordered, rows[order], sizes), context)
+    return RowSparseNDArray(RowSparseRows(*add_up(whole, rows), sizes), context)
 
 
 def _dtype(source: Any, values: np.ndarray[Any, Any], dtype: Any) -> np.dtype[Any]:

@@ -96,6 +96,7 @@ class _Forks:
         self._quiet = True
         self._lock = threading.RLock()
 
+
 _forks = _Forks()
 
 
