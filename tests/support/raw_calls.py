@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import grpc
@@ -17,7 +18,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paramd.context import Context, cpu
 from paramd.spec import InitializerSpec, ParameterSpec, Region, TensorHead
-from paramd.v1 import error_pb2, parameter_pb2, parameter_service_pb2, session_service_pb2
+from paramd.v1 import (
+    error_pb2,
+    parameter_pb2,
+    parameter_service_pb2,
+    session_service_pb2,
+    tensor_pb2,
+)
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import (
     context_to_wire,
@@ -127,8 +134,15 @@ class RawClient:
         request: Message | bytes | Iterable[Message | bytes],
         *,
         deadline_s: float = DEADLINE_S,
+        ends: bool = True,
     ) -> Any:
         """Starts a call with bytes or messages.
+
+        Args:
+            method: name of the RPC.
+            request: what is sent.
+            deadline_s: of the call.
+            ends: whether a stream that changes something gets its end message.
 
         Returns:
             The grpc.Call: for a stream of responses an iterator of bytes, else with `result()`.
@@ -138,11 +152,11 @@ class RawClient:
         sent: Any = (
             as_bytes(request)
             if isinstance(request, Message | bytes)
-            else (as_bytes(each) for each in request)
+            else map(as_bytes, chain(request, _end_of(method) if ends else ()))
         )
         up, down = descriptor.client_streaming, descriptor.server_streaming
         if down:
-            multi = self.channel.stream_stream(path) if up else self.channel.unary_stream(path)
+            multi: Any = self.channel.stream_stream(path) if up else self.channel.unary_stream(path)
             return multi(sent, timeout=deadline_s)
         if up:
             return self.channel.stream_unary(path).future(sent, timeout=deadline_s)
@@ -322,6 +336,12 @@ def payload(value: Array) -> list[bytes]:
 
 def head(name: str, value: Array, *, mode: str = "assign", **more: Any) -> TensorHead:
     return TensorHead(name, value.shape, value.dtype, mode=mode, **more)
+
+
+def _end_of(method: str) -> list[Message]:
+    if method not in ("SetData", "SetGrad", "Load"):
+        return []
+    return [GetMessageClass(METHODS[method].input_type)(end=tensor_pb2.StreamEnd())]
 
 
 def data_stream(

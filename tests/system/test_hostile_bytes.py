@@ -49,6 +49,7 @@ def _scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         likely = st.sampled_from(_HEADS)
         return likely | likely | extremes | st.integers(low, high)
     if kind == FieldDescriptor.CPPTYPE_ENUM:
+        assert field.enum_type is not None
         numbers = [value.number for value in field.enum_type.values]
         return st.sampled_from(numbers) | st.sampled_from([*numbers, -1, 77, 2**31 - 1])
     if kind == FieldDescriptor.CPPTYPE_BOOL:
@@ -66,13 +67,13 @@ def _scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def _value(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
-    if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+    if field.message_type is not None:
         return messages(field.message_type, depth + 1)
     return _scalar(field)
 
 
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
+def _is_map(descriptor: Descriptor) -> bool:
+    return bool(descriptor.GetOptions().map_entry)
 
 
 @st.composite
@@ -88,7 +89,7 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Message
             others = [each.name for each in field.containing_oneof.fields]
             if draw(st.sampled_from(others)) != field.name:
                 continue
-        if _is_map(field):
+        if field.message_type is not None and _is_map(field.message_type):
             entry = field.message_type.fields_by_name["value"]
             for key in draw(st.lists(st.sampled_from(_WORDS), max_size=2)):
                 getattr(message, field.name)[key].CopyFrom(draw(_value(entry, depth)))

@@ -58,7 +58,7 @@ def test_memory_limit_on_every_call_that_allocates(unchanged: RawClient) -> None
                     pb.CastRequest(
                         operation=unchanged.operation(),
                         names=["dense", "big"],
-                        dtype=number,  # type: ignore[arg-type]
+                        dtype=number,
                     ),
                 )
         with refused("MEMORY_LIMIT"):

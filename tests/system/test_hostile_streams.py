@@ -145,6 +145,25 @@ def test_messages_in_the_wrong_order(unchanged: RawClient, method: str, case: st
         unchanged.call(method.split()[0], orders(cls, first)[case])
 
 
+@pytest.mark.parametrize("method", WRITES)
+def test_stream_without_its_end(unchanged: RawClient, method: str) -> None:
+    cls, first = opening(unchanged, method, "dense")
+    messages: Messages = [first, cls(header=good_header()), *payload(VALUE + 1)]
+    for count in range(len(messages) + 1):
+        with refused("INVALID_STREAM"):
+            unchanged.start(method.split()[0], messages[:count], ends=False).result()
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_messages_behind_the_end(unchanged: RawClient, method: str) -> None:
+    cls, first = opening(unchanged, method, "dense")
+    header, end = cls(header=good_header()), cls(end=tensor_pb2.StreamEnd())
+    messages: Messages = [first, header, *payload(VALUE + 1), end]
+    for more in (end, header, cls(data=b""), first):
+        with refused("INVALID_STREAM"):
+            unchanged.start(method.split()[0], [*messages, more], ends=False).result()
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("method", WRITES)
 def test_bytes_that_are_no_message(unchanged: RawClient, method: str, position: int) -> None:
@@ -163,7 +182,7 @@ def test_same_parameter_twice_where_one_tensor_is_for_all_contexts(unchanged: Ra
 
 I4: Final = np.dtype("<i4")
 
-WRONG_DATA: Final = {
+WRONG_DATA: Final[dict[str, Any]] = {
     "shape": ("dense", np.zeros((4, 6), "f4"), {}, "SHAPE_MISMATCH"),
     "rank": ("dense", np.zeros((20,), "f4"), {}, "SHAPE_MISMATCH"),
     "no dimension": ("dense", np.zeros((), "f4"), {}, "SHAPE_MISMATCH"),
@@ -258,7 +277,7 @@ def test_value_that_does_not_fit(unchanged: RawClient, case: str) -> None:
     assert outcome.refusal.parameter == name
 
 
-WRONG_GRADIENTS: Final = {
+WRONG_GRADIENTS: Final[dict[str, Any]] = {
     "shape": ("dense", np.zeros((4, 6), "f4"), {}, "SHAPE_MISMATCH"),
     "broadcast of a push": ("dense", np.zeros((1, 5), "f4"), {}, "SHAPE_MISMATCH"),
     "dtype": ("whole", np.zeros(6, "f4"), {}, "DTYPE_MISMATCH"),

@@ -11,6 +11,8 @@ from typing import Final
 
 __all__ = ["ServerConfig", "default_memory_limit", "is_loopback", "parse_size"]
 
+# Sizes travel as int64.
+_TOO_LARGE: Final = 1 << 63
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 # The part of the machine's memory that values may take when nothing else is said.
 _DEFAULT_SHARE: Final = 0.9
@@ -49,7 +51,7 @@ class ServerConfig:
             ValueError: naming the setting.
         """
         for address in self.listen:
-            if not address.startswith("unix:") and not re.fullmatch(r".+:\d{1,5}", address):
+            if not re.fullmatch(r"unix:.+|.+:\d{1,5}", address):
                 raise ValueError(f"--listen takes HOST:PORT or unix:PATH, but got {address!r}")
             if not self.insecure and not is_loopback(address):
                 raise ValueError(
@@ -82,10 +84,10 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
     if match is None:
         raise ValueError(f"a size is a number with K, M, G or T, such as 1.5G, but got {text!r}")
-    size = int(float(match[1]) * _UNITS[match[2]])
-    if size <= 0:
-        raise ValueError(f"a size is positive, but got {text!r}")
-    return size
+    size = float(match[1]) * _UNITS[match[2]]
+    if not 1 <= size < _TOO_LARGE:
+        raise ValueError(f"a size is at least 1 byte and below 2**63, but got {text[:40]!r}")
+    return int(size)
 
 
 def default_memory_limit() -> int:

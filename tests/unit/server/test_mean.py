@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from paramd_server.core.mean import mean_blocks, mean_of_arrays
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FINFO: Any = ml_dtypes.finfo
 
 
 def half_even(value: Fraction) -> int:
@@ -36,7 +37,7 @@ def test_integers_round_half_to_even(dtype: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("dtype", [np.dtype("f2"), BFLOAT16], ids=str)
 def test_small_floats_do_not_overflow_on_the_way(dtype: np.dtype[Any]) -> None:
-    largest = float(ml_dtypes.finfo(dtype).max)
+    largest = float(FINFO(dtype).max)
     copies = [np.full(5, largest, dtype)] * 4
     np.testing.assert_array_equal(mean_of_arrays(copies), copies[0])
 
@@ -48,7 +49,7 @@ def test_floats_are_rounded_once(dtype: np.dtype[Any]) -> None:
     values = np.random.default_rng(5).standard_normal((3, 1000)).astype(dtype)
     exact = values.astype("f8").sum(axis=0) / 3
     # One rounding of a sum and a quotient in the wide dtype, then one to the dtype.
-    tolerance = {2: float(ml_dtypes.finfo(dtype).eps), 4: 4e-7, 8: 1e-15}[dtype.itemsize]
+    tolerance = {2: float(FINFO(dtype).eps), 4: 4e-7, 8: 1e-15}[dtype.itemsize]
     mean = mean_of_arrays(list(values)).astype("f8")
     np.testing.assert_allclose(mean, exact, rtol=tolerance, atol=tolerance * 1e-1)
 

@@ -67,7 +67,7 @@ def test_rows_of_another_dtype_are_cast() -> None:
 
 
 def test_memory_limit_leaves_the_gradient_as_it_was() -> None:
-    account = MemoryAccount(200)
+    account = MemoryAccount(170)
     devices = Devices(account)
     gradient = RowSparseGradient.empty(SHAPE, np.dtype("f4"), cpu(), devices)
     gradient = gradient.replaced(np.arange(10), np.ones((10, 2), "f4"), devices)

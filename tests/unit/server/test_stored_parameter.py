@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ ONE = InitializerSpec("one")
 
 @pytest.fixture
 def registry() -> Registry:
-    return Registry(Devices(MemoryAccount(4000)), 9, lambda spec: None)
+    return Registry(Devices(MemoryAccount(4 << 20)), 9, lambda spec: None)
 
 
 def create(
@@ -129,11 +130,12 @@ def test_memory_limit_leaves_everything_as_it_was(registry: Registry) -> None:
     account = registry.devices.account
     account.limit_bytes = account.used_bytes + 100
     before, info = value(parameter), parameter.info()
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: attributes.cast(registry, ["w"], np.dtype("f8")),
         lambda: attributes.reset_contexts(registry, ["w"], [cpu(1), cpu(2)]),
         lambda: write(registry, np.ones(SHAPE, "f8"), context=cpu()),
-    ):
+    ]
+    for change in changes:
         used = account.used_bytes
         with pytest.raises(MemoryLimitError):
             change()
@@ -190,6 +192,7 @@ def test_deferred_until_the_shape_is_known(registry: Registry) -> None:
 def test_finishing_that_fails_stays_deferred(registry: Registry) -> None:
     parameter = create(registry, shape=(0, 5), allow_deferred_init=True)
     attributes.set_shape(registry, ["w"], (1000, 5))
+    registry.devices.account.limit_bytes = 1000
     for _ in range(2):
         with pytest.raises(MemoryLimitError):
             finish_deferred(parameter)

@@ -184,9 +184,14 @@ def test_bytes_that_are_no_message_are_refused() -> None:
 
 def test_callbacks_come_in_the_order_of_the_stream() -> None:
     events: list[str] = []
+
+    def place(head: TensorHead) -> list[memoryview]:
+        events.append(f"place {head.name}")
+        return [memoryview(bytearray(4))]
+
     receiver = TensorReceiver(
         pb.SaveResponse,
-        lambda head: events.append(f"place {head.name}") or [memoryview(bytearray(4))],  # type: ignore[func-returns-value]
+        place,
         complete=lambda head: events.append(f"complete {head.name}"),
         other=lambda message: events.append(message.WhichOneof("part")),
     )

@@ -82,6 +82,8 @@ class Attempts:
         self._paused = False  # guarded by _changed
         self._closed = False  # guarded by _changed
         self._watcher: threading.Thread | None = None  # guarded by _changed
+        # gRPC's threads that take messages of streams; guarded by _changed.
+        self._senders: set[threading.Thread] = set()
 
     @property
     def closed(self) -> bool:
@@ -141,6 +143,24 @@ class Attempts:
             return self._changed.wait_for(
                 lambda: all(attempt.thread == me for attempt in self._active), seconds
             )
+
+    def note_sender(self, thread: threading.Thread) -> None:
+        """Notes a thread of gRPC that takes the messages of a stream."""
+        with self._changed:
+            self._senders = {each for each in self._senders if each.is_alive()}
+            self._senders.add(thread)
+
+    def join_senders(self, seconds: float) -> bool:
+        """Waits until the threads that took messages have ended; False if some have not.
+
+        They go on for a moment after their call has ended, inside of gRPC.
+        """
+        end = time.monotonic() + seconds
+        with self._changed:
+            senders, self._senders = self._senders, set()
+        for thread in senders:
+            thread.join(max(end - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in senders)
 
     def end_all(self, reason: str) -> None:
         """Ends every attempt of the other threads."""

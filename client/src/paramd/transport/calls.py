@@ -385,8 +385,7 @@ class Calls:
 
             def messages() -> Iterator[bytes]:
                 yield from load_openings(operation, options)
-                if not options.path:
-                    yield from tensor_messages(tensors(), pb.LoadRequest)
+                yield from tensor_messages(() if options.path else tensors(), pb.LoadRequest)
 
             answer = self._connection.upload("Load", messages, pb.LoadResponse)
         return list(answer.loaded)

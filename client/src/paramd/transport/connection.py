@@ -190,7 +190,7 @@ class Connection:
         """A call with a stream of requests, made anew for each attempt, and one answer."""
 
         def send(attempt: Attempt, _seconds: float) -> M:
-            with Requests(messages(), attempt) as requests:
+            with Requests(messages(), attempt, self.attempts) as requests:
                 call = self._method(method).future(requests)
                 requests.bind(call)
                 return _parse(call.result(), response_class)
@@ -206,7 +206,7 @@ class Connection:
         """A call with streams both ways, which a retry starts from the front."""
 
         def send(attempt: Attempt, _seconds: float) -> T:
-            with Requests(messages(), attempt) as requests:
+            with Requests(messages(), attempt, self.attempts) as requests:
                 call = self._method(method)(requests)
                 requests.bind(call)
                 return _receive(call, attempt, receiver)

@@ -21,7 +21,7 @@ def _enable() -> bool:
         os.environ[VARIABLE] = "1"
         return True
     # Set by the user, or gRPC was there first and has read whatever it was then.
-    return os.environ.get(VARIABLE, "0").lower() in ("1", "true", "yes", "y", "t")
+    return os.environ.get(VARIABLE, "0").lower() in ("1", "true", "yes")
 
 
 ENABLED: Final = _enable()

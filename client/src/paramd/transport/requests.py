@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
-from paramd.transport.attempts import Attempt, Cancellable
+from paramd.transport.attempts import Attempt, Attempts, Cancellable
 
 __all__ = ["Requests"]
 
@@ -24,14 +24,17 @@ class Requests:
     Args:
         messages: the messages.
         attempt: the attempt that sends them.
+        attempts: told which thread takes them.
     """
 
-    def __init__(self, messages: Iterator[bytes], attempt: Attempt) -> None:
+    def __init__(self, messages: Iterator[bytes], attempt: Attempt, attempts: Attempts) -> None:
+        self._attempts = attempts
         self._messages = messages
         self._attempt = attempt
         self._lock = threading.Lock()
         self._stopped = False  # guarded by _lock
         self._bound = threading.Event()
+        self._sender: threading.Thread | None = None
 
     def bind(self, call: Cancellable) -> None:
         """Says which call takes the messages."""
@@ -42,6 +45,9 @@ class Requests:
         return self
 
     def __next__(self) -> bytes:
+        if self._sender is None:
+            self._sender = threading.current_thread()
+            self._attempts.note_sender(self._sender)
         with self._lock:
             if self._stopped:
                 raise StopIteration

@@ -11,6 +11,7 @@ from paramd.errors import DTypeMismatchError
 from paramd.files import RowSparseRows
 from paramd.spec import TensorHead
 from paramd.transport.records import TensorWrite
+from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import dtype_of
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 
@@ -74,7 +75,7 @@ def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
 
 
 def tensor_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
-    """For each tensor its header, then its payload.
+    """For each tensor its header, then its payload; then the end of the stream.
 
     Args:
         writes: the tensors; one at a time is taken.
@@ -85,6 +86,7 @@ def tensor_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> 
         yield message_class(header=head_to_wire(head)).SerializeToString()
         for part in parts:
             yield from data_messages(byte_view(part))
+    yield message_class(end=tensor_pb2.StreamEnd()).SerializeToString()
 
 
 def id_blocks(ids: np.ndarray[Any, Any], message_class: type[Any]) -> Iterator[bytes]:

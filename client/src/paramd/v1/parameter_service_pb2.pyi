@@ -137,14 +137,16 @@ class GetDataResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class SetDataRequest(_message.Message):
-    __slots__ = ("header", "data", "open")
+    __slots__ = ("header", "data", "open", "end")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: SetDataOpen
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetDataOpen, _Mapping]] = ...) -> None: ...
+    end: _tensor_pb2.StreamEnd
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetDataOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ...) -> None: ...
 
 class SetDataOpen(_message.Message):
     __slots__ = ("operation", "initialize", "force_reinit", "contexts")
@@ -181,14 +183,16 @@ class GetGradResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class SetGradRequest(_message.Message):
-    __slots__ = ("header", "data", "open")
+    __slots__ = ("header", "data", "open", "end")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: SetGradOpen
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetGradOpen, _Mapping]] = ...) -> None: ...
+    end: _tensor_pb2.StreamEnd
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetGradOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ...) -> None: ...
 
 class SetGradOpen(_message.Message):
     __slots__ = ("operation", "current_context")
@@ -333,14 +337,16 @@ class SaveSummary(_message.Message):
     def __init__(self, num_tensors: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("header", "data", "open")
+    __slots__ = ("header", "data", "open", "end")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: LoadOpen
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadOpen, _Mapping]] = ...) -> None: ...
+    end: _tensor_pb2.StreamEnd
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ...) -> None: ...
 
 class LoadOpen(_message.Message):
     __slots__ = ("operation", "names", "contexts", "allow_missing", "ignore_extra", "restore_prefix", "cast_dtype", "dtype_source", "source", "path", "file_names")

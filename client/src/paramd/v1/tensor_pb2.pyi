@@ -133,3 +133,7 @@ class TensorHeader(_message.Message):
     region: Region
     mode: WriteMode
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., dtype: _Optional[_Union[DType, str]] = ..., stype: _Optional[_Union[StorageType, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., size_bytes: _Optional[int] = ..., num_rows: _Optional[int] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ...) -> None: ...
+
+class StreamEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -170,4 +170,10 @@ def _combine(target: HostArray, value: HostArray, mode: str) -> None:
         if mode == "assign":
             np.copyto(target, value, casting="unsafe")
         else:
-            _UFUNCS[mode](target, value, out=target, casting="unsafe")
+            ufunc = _UFUNCS[mode]
+            # As in MXNet the value is cast first: 1 + 0.6 in int32 is 1.
+            value = value.astype(target.dtype, copy=False)
+            if mode == "subtract" and target.dtype == value.dtype == np.bool_:
+                # NumPy has no difference of truth values; as numbers they would give this.
+                ufunc = np.logical_xor
+            ufunc(target, value, out=target, casting="unsafe")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from paramd.wire.dtypes import BFLOAT16
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.stored_parameter import StoredParameter
 
@@ -18,8 +19,9 @@ _BLOCK: Final = 1 << 16
 def mean_of_arrays(arrays: Sequence[HostArray]) -> HostArray:
     """The elementwise mean, in the dtype of the arrays.
 
-    float16 and bfloat16 are summed in float32 and integers exactly, so that nothing overflows on
-    the way; integers round half to even, truth values to the majority with ties to False.
+    float16 is summed in float32, bfloat16 (which has float32's range) in float64, and integers
+    exactly, so that nothing overflows on the way; integers round half to even, truth values go
+    by the majority with ties to False.
 
     Args:
         arrays: of one shape and dtype, at least one.
@@ -32,7 +34,9 @@ def mean_of_arrays(arrays: Sequence[HostArray]) -> HostArray:
     if first.dtype.kind == "b":
         votes = np.sum([array.astype(np.int64) for array in arrays], axis=0)
         return np.asarray(2 * votes > count)
-    wide = first.dtype if first.dtype.itemsize >= 4 else np.dtype(np.float32)
+    wide = first.dtype
+    if wide.itemsize < 4:
+        wide = np.dtype(np.float64 if wide == BFLOAT16 else np.float32)
     total = first.astype(wide)
     with np.errstate(all="ignore"):
         for array in arrays[1:]:

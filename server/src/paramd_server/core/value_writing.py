@@ -85,13 +85,16 @@ class ValueStage(WriteStage):
             )
         if head.context is not None and parameter.copies:
             parameter.resolve(head.context, head.context)
+        whole = head.context is None and head.region is None and head.mode == "assign"
+        if whole:
+            # First, as in MXNet, where a wrong shape shows before a missing initialization.
+            check_whole_shape(parameter, head)
         if parameter.state == "declared":
             raise UninitializedValueError(
                 f"Parameter '{parameter.name}' has not been initialized",
                 parameter=parameter.name,
             )
-        if head.context is None and head.region is None and head.mode == "assign":
-            check_whole_shape(parameter, head)
+        if whole:
             return
         parameter.check_initialized()
         if rows_only:

@@ -22,6 +22,7 @@ from paramd.spec import TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import contexts_from_wire
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
+from paramd_server.arrays.backend import HostArray
 from paramd_server.core.loading import LoadOptions, LoadStage, check_names
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.registry import Registry
@@ -82,11 +83,12 @@ class FileCalls:
             return answer
         options = opened.options
         if opened.path:
+            receive_tensors(rest, pb.LoadRequest, _refuse_tensor)
             stage = self._read(opened)
         else:
             check_names(options, options.file_names)
             stage = LoadStage(self._registry, options)
-            receive_tensors(rest, pb.LoadRequest, stage)
+            receive_tensors(rest, pb.LoadRequest, stage.place)
             _check_complete(stage, options)
 
         def carry_out() -> bytes:
@@ -122,6 +124,8 @@ class FileCalls:
         source = self._directory.resolve(opened.path)
         options = replace(opened.options, source=f"file: {opened.path}")
         with _file_errors(opened.path, source), open_reader(source) as reader:
+            if reader.infos and not reader.named:
+                raise FileFormatError(f"file {opened.path!r}: its arrays have no names")
             held = _held_names(reader, options.restore_prefix)
             check_names(options, held)
             stage = LoadStage(self._registry, options)
@@ -228,6 +232,12 @@ def _open_load(messages: Iterator[bytes]) -> tuple[_Opened, Iterator[bytes]]:
         yield from messages
 
     return _Opened(operation_from_wire(first.operation), options, first.path), following()
+
+
+def _refuse_tensor(head: TensorHead) -> list[HostArray]:
+    raise InvalidStreamError(
+        f"tensor {head.name!r} comes in a load from a file on the server", parameter=head.name
+    )
 
 
 def _check_complete(stage: LoadStage, options: LoadOptions) -> None:

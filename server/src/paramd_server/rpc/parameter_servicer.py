@@ -146,7 +146,7 @@ class ParameterServicer:
             )
         else:
             stage = ValueStage(self._registry)
-        receive_tensors(messages, pb.SetDataRequest, stage)
+        receive_tensors(messages, pb.SetDataRequest, stage.place)
 
         def carry_out() -> bytes:
             versions = _versions(stage.commit())
@@ -161,7 +161,7 @@ class ParameterServicer:
         if (answer := self._operations.answered(operation)) is not None:
             return answer
         stage = GradientStage(self._registry, _current(opened))
-        receive_tensors(messages, pb.SetGradRequest, stage)
+        receive_tensors(messages, pb.SetGradRequest, stage.place)
 
         def carry_out() -> bytes:
             num_tensors = len(stage.names)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from paramd.errors import InvalidMessageError, InvalidStreamError
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_pb2
 from paramd.wire.tensors import TensorReceiver, byte_view
+from paramd_server.arrays.backend import HostArray
 from paramd_server.core.operations import Operation
-from paramd_server.core.writing import WriteStage
 
 __all__ = ["first_message", "operation_from_wire", "receive_tensors"]
 
@@ -49,15 +48,39 @@ def first_message(messages: Iterator[bytes], message_class: Any, part: str) -> A
     return getattr(parsed, part)
 
 
-def receive_tensors(messages: Iterator[bytes], message_class: Any, stage: WriteStage) -> None:
-    """Takes the tensors of a stream into staged buffers.
+def receive_tensors(
+    messages: Iterator[bytes],
+    message_class: Any,
+    place: Callable[[TensorHead], Sequence[HostArray]],
+) -> None:
+    """Takes the tensors of a stream, up to the end message.
+
+    Args:
+        messages: of the stream, after those that open it.
+        message_class: their class.
+        place: gives for each header the arrays that the payload fills in turn.
 
     Raises:
-        InvalidMessageError, InvalidStreamError: for what cannot come.
-        What `stage.place` raises.
+        InvalidMessageError, InvalidStreamError: for what cannot come, or a stream without end.
+        What `place` raises.
     """
+    ended = False
 
-    def place(head: TensorHead) -> list[memoryview]:
-        return [byte_view(np.asarray(array)) for array in stage.place(head)]
+    def views(head: TensorHead) -> list[memoryview]:
+        return [byte_view(array) for array in place(head)]
 
-    TensorReceiver(message_class, place).feed_all(messages)
+    def other(message: Any) -> None:
+        nonlocal ended
+        part = message.WhichOneof("part")
+        if part != "end":
+            raise InvalidStreamError(f"unexpected message in a stream of tensors: {part}")
+        ended = True
+
+    receiver = TensorReceiver(message_class, views, other=other)
+    for message in messages:
+        if ended:
+            raise InvalidStreamError("a message came after the end of its stream")
+        receiver.feed(message)
+    receiver.finish()
+    if not ended:
+        raise InvalidStreamError("the stream was cut: its last message, end, is missing")
