@@ -381,7 +381,8 @@ def _save(w: Writer, m: Model) -> None:
         _finish(model, "save")
     if all(model.is_ready for model in w.models):
         w.program.call(w.params, "save", file("again.params"))
-        w.program.make("nd.load", file("again.params"))
+        if all(model.stype == "default" for model in w.models):  # 'rows in saved files'
+            w.program.make("nd.load", file("again.params"))
         w.program.call(w.params, "load", file("again.params"))
         for model in w.models:
             model.differs = False

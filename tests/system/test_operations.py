@@ -228,7 +228,7 @@ def test_stream_that_is_cancelled_at_a_message_changes_nothing(
 def test_stream_that_is_cancelled_behind_a_tensor_never_changes_anything(
     raw: RawClient, name: str
 ) -> None:
-    """gRPC may show a cancelled stream like one that has ended: many times, to meet it."""
+    """GRPC may show a cancelled stream like one that has ended: many times, to meet it."""
     other = f"{name} too"
     raw.create(other, SHAPE)
     before = counters(raw, name, other)

@@ -23,6 +23,7 @@ __all__ = [
     "DeferredInitializationError",
     "FileFailedError",
     "FileFormatError",
+    "FileMissingError",
     "InitializerError",
     "InternalServerError",
     "InvalidArgumentError",
@@ -232,10 +233,16 @@ class FileFormatError(ParamdError, ValueError):
     reason = "FILE_FORMAT"
 
 
-class FileFailedError(ParamdError, OSError):
-    """The server could not read or write a file."""
+class FileFailedError(ParamdError, MXNetError, OSError):
+    """A file could not be read or written."""
 
     reason = "FILE_FAILED"
+
+
+class FileMissingError(FileFailedError, FileNotFoundError):
+    """A file, or the folder that it is to be in, does not exist."""
+
+    reason = "FILE_MISSING"
 
 
 class PathNotAllowedError(ParamdError, ValueError):

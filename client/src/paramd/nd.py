@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from paramd.context import cpu
-from paramd.files import RowSparseRows, open_reader, save_arrays
+from paramd.files import RowSparseRows, file_errors, open_reader, save_arrays
 from paramd.ndarray import LocalNDArray, NDArray, RowSparseNDArray, sparse, wrap
 from paramd.ndarray.creation import (
     add_n,
@@ -61,7 +61,7 @@ def save(fname: str | os.PathLike[str], data: NDArray | list[Any] | Mapping[str,
     Raises:
         ValueError: for any other data.
         TypeError: for elements that are no arrays, or names that are no strings.
-        OSError: where writing fails; the file is then as it was.
+        FileFailedError: where writing fails; the file is then as it was. It is an OSError.
     """
     if isinstance(data, NDArray):
         data = [data]
@@ -77,7 +77,8 @@ def save(fname: str | os.PathLike[str], data: NDArray | list[Any] | Mapping[str,
         if not isinstance(value, NDArray) or (named and not isinstance(name, str)):
             raise TypeError(f"an NDArray by its name is saved, but got {name!r}: {type(value)}")
         values[str(name)] = _stored(value)
-    save_arrays(fname, values, format=_format(fname), named=named)
+    with file_errors(fname):
+        save_arrays(fname, values, format=_format(fname), named=named)
 
 
 def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
@@ -91,10 +92,10 @@ def load(fname: str | os.PathLike[str]) -> list[NDArray] | dict[str, NDArray]:
 
     Raises:
         FileFormatError: where the file is malformed.
-        OSError: where it cannot be read.
+        FileFailedError: where it cannot be read. It is an OSError.
         TypeError: where `fname` is no path.
     """
-    with open_reader(fname, format=_format(fname)) as reader:
+    with file_errors(fname), open_reader(fname, format=_format(fname)) as reader:
         arrays = [_loaded(reader.read(index)) for index in range(len(reader.infos))]
         if not reader.named:
             return arrays

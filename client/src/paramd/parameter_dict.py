@@ -333,7 +333,7 @@ class ParameterDict:
         Raises:
             ValueError: where a name does not start with `strip_prefix`, or the format is unknown.
             RuntimeError, DeferredInitializationError: where one has no value.
-            OSError: where writing fails; the file is then as it was.
+            FileFailedError: where writing fails; the file is then as it was. It is an OSError.
         """
         save_file(self._links, filename, strip_prefix)
 
@@ -365,7 +365,7 @@ class ParameterDict:
         Raises:
             AssertionError: where names, shapes, dtypes or contexts do not fit.
             FileFormatError: where the file is malformed.
-            OSError: where it cannot be read.
+            FileFailedError: where it cannot be read. It is an OSError.
         """
         rules = LoadRules(
             _load_contexts(one_of("load", ctx, device)),

@@ -10,7 +10,7 @@ from typing import Any
 
 from paramd.access import not_initialized
 from paramd.context import Context
-from paramd.files import TensorInfo, format_of, open_reader, open_writer
+from paramd.files import TensorInfo, file_errors, format_of, open_reader, open_writer
 from paramd.link import Link, describe, perform, session_of
 from paramd.spec import TensorHead
 from paramd.tensor_values import to_write
@@ -110,7 +110,7 @@ def save_file(links: Sequence[Link], filename: str | os.PathLike[str], strip_pre
         perform(session, links, lambda calls: calls.save_on_server(names, below, strip_prefix))
         return
     if not links:
-        with open_writer(path, []):
+        with file_errors(path), open_writer(path, []):
             return
 
     def write(heads: Sequence[TensorHead]) -> AbstractContextManager[Sink]:
@@ -146,7 +146,7 @@ def _writing(path: str, heads: Sequence[TensorHead], strip_prefix: str) -> Itera
         )
         for head in heads
     ]
-    with open_writer(path, infos) as writer:
+    with file_errors(path), open_writer(path, infos) as writer:
         yield writer.write
 
 
@@ -169,7 +169,7 @@ def load_file(
         below = path.removeprefix(_ON_SERVER)
         return _load(links, lambda: iter(()), rules.options(links, f"file: {path}", path=below))
     wanted = {link.name for link in links}
-    with open_reader(path) as reader:
+    with file_errors(path), open_reader(path) as reader:
         if reader.infos and not reader.named:
             raise TypeError(
                 f"{path}: the file is a list without names, so nothing says what is what"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conformance.differences.entry import OnPurpose, Raises, ones
-from tests.conformance.program import Program, Ref, cpu, dense, numpy, row_sparse
+from tests.conformance.program import Program, Ref, cpu, dense, file, numpy, row_sparse
 
 __all__ = ["ENTRIES"]
 
@@ -51,6 +51,16 @@ def _no_rows_at_all(p: Program) -> Ref:
     rows = p.call(w, "row_sparse_data", dense([1], "int64"))
     p.get(rows, "indices")
     return rows
+
+
+def _rows_in_files(p: Program) -> Ref:
+    params = p.make("ParameterDict", "p_")
+    p.call(params, "get", "w", shape=(4, 1), stype="row_sparse")
+    p.call(params, "load_dict", {"p_w": row_sparse([[1], [3]], [1, 3], (4, 1))})
+    p.call(params, "save", file("w.params"))
+    loaded = p.make("nd.load", file("w.params"))
+    p.get(p.item(loaded, "p_w"), "indices")
+    return loaded
 
 
 def _results_are_kept(p: Program) -> None:
@@ -135,6 +145,15 @@ ENTRIES: tuple[OnPurpose, ...] = (
         "the result holds the rows that were asked for",
         _no_rows_at_all,
         [1],
+    ),
+    OnPurpose(
+        "rows in saved files",
+        (),
+        "only those that the last value held",
+        "all of them, zeros too",
+        "a table holds every row; the file's value is the same",
+        _rows_in_files,
+        [0, 1, 2, 3],
     ),
     OnPurpose(
         "rows that were fetched before",

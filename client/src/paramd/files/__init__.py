@@ -6,6 +6,7 @@ with `paramd.errors.FileFormatError`. See docs/files.md for the layouts.
 """
 
 from paramd.files.arrays import load_arrays, save_arrays
+from paramd.files.failures import file_errors
 from paramd.files.formats import FORMATS, format_of, open_reader, open_writer
 from paramd.files.limits import MAX_EXPANSION_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS
 from paramd.files.reader import FileReader
@@ -21,6 +22,7 @@ __all__ = [
     "open_reader",
     "FileWriter",
     "FileReader",
+    "file_errors",
     "TensorInfo",
     "RowSparseRows",
     # Formats

@@ -45,6 +45,7 @@ _CODES: Final[dict[type[ParamdError], grpc.StatusCode]] = {
     errors.ParameterUnexpectedError: _Code.FAILED_PRECONDITION,
     errors.FileFormatError: _Code.DATA_LOSS,
     errors.FileFailedError: _Code.FAILED_PRECONDITION,
+    errors.FileMissingError: _Code.NOT_FOUND,
     errors.PathNotAllowedError: _Code.PERMISSION_DENIED,
     errors.ClaimLostError: _Code.ABORTED,
     errors.BarrierMismatchError: _Code.FAILED_PRECONDITION,

@@ -118,7 +118,7 @@ def set_init(registry: Registry, names: Sequence[str], init: InitializerSpec | N
 
     def prepare(parameter: StoredParameter) -> Action:
         if init is not None and not init.client_side:
-            initializers.check(init, parameter.name, None, parameter.current.dtype)
+            initializers.check_arguments(init, parameter.name)
         return _change_spec(parameter, init=init)
 
     _apply(registry, names, prepare)

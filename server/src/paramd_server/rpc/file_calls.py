@@ -12,12 +12,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from paramd.errors import (
-    FileFailedError,
     FileFormatError,
     InvalidArgumentError,
     InvalidStreamError,
 )
-from paramd.files import FileReader, TensorInfo, open_reader, open_writer
+from paramd.files import FileReader, TensorInfo, file_errors, open_reader, open_writer
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import contexts_from_wire
@@ -178,14 +177,11 @@ def _stage_from_file(stage: LoadStage, reader: FileReader, index: int, name: str
 @contextmanager
 def _file_errors(path: str, target: Path) -> Iterator[None]:
     try:
-        yield
+        with file_errors(path):
+            yield
     except FileFormatError as err:
         # Where the directory is, is not for clients to know.
         raise FileFormatError(str(err).replace(str(target), path)) from err
-    except OSError as err:
-        if isinstance(err, FileFailedError):
-            raise
-        raise FileFailedError(f"file {path!r} on the server: {err.strerror or err}") from err
 
 
 def _manifest(saved: Sequence[SavedTensor]) -> Iterator[bytes]:
