@@ -29,7 +29,7 @@ help: ## list the targets
 setup: $(DEV) ## build .venv from the lock file, with both packages installed editable
 
 demo: $(DEV) ## train on handwritten digits: one server, two workers
-	$(BIN)/python examples/digits.py
+	$(BIN)/python -m examples.digits
 
 test: $(DEV) ## run the unit, contract and system tests
 	$(BIN)/python -m pytest -m "not conformance" $(PYTEST_ARGS) $(FAST_TESTS)

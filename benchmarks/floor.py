@@ -50,7 +50,7 @@ def serve(port_file: Path, size: int, num_rows: int) -> None:
                 np.take(table, block, axis=0, out=out[: len(block)], mode="clip")
                 yield out[: len(block)].tobytes()
 
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Pull": grpc.unary_stream_rpc_method_handler(pull),
         "Push": grpc.stream_unary_rpc_method_handler(push),
         "Rows": grpc.stream_stream_rpc_method_handler(rows),
@@ -76,11 +76,11 @@ class Floor:
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
-        self._pull = self._channel.unary_stream("/floor/Pull")
-        self._push = self._channel.stream_unary("/floor/Push")
-        self._rows = self._channel.stream_stream("/floor/Rows")
-        self._echo = self._channel.unary_unary("/floor/Echo")
-        self._chat = self._channel.stream_stream("/floor/Chat")
+        self._pull: Any = self._channel.unary_stream("/floor/Pull")
+        self._push: Any = self._channel.stream_unary("/floor/Push")
+        self._rows: Any = self._channel.stream_stream("/floor/Rows")
+        self._echo: Any = self._channel.unary_unary("/floor/Echo")
+        self._chat: Any = self._channel.stream_stream("/floor/Chat")
 
     def pull(self, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Receives as many bytes as `out` has, into it."""
@@ -91,7 +91,7 @@ class Floor:
 
     def push(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Sends all bytes of `data`."""
-        view = memoryview(data)
+        view = data.data
         self._push(bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK))
 
     def rows(
@@ -101,7 +101,7 @@ class Floor:
     ) -> None:
         """Receives the rows of `ids` into `out`."""
         flat, offset = out.reshape(-1).view(np.uint8), 0
-        view = memoryview(ids).cast("B")
+        view = ids.view(np.uint8).data
         blocks = (bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK))
         for message in self._rows(blocks):
             flat[offset : offset + len(message)] = np.frombuffer(message, np.uint8)

@@ -1,4 +1,5 @@
-"""Handwritten digits, trained by two worker processes on one parameter server: `make demo`.
+"""Handwritten digits, trained by two worker processes on one parameter server: `make demo`,
+or `python -m examples.digits` in the project's folder.
 
 The server holds the parameters and the gradient buffers; the workers hold the images. At the end
 the model goes through files into a fresh server, where it must recognize as much as before.
@@ -16,12 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from digits_model import LEVELS, SHAPES, accuracy, load_digits, row_ids
-from digits_worker import NUM_WORKERS
-
 import paramd
+from examples.digits_model import LEVELS, SHAPES, accuracy, load_digits, row_ids
+from examples.digits_worker import NUM_WORKERS
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 REQUIRED = 0.93
 
 
@@ -38,7 +38,8 @@ def server(folder: Path) -> Iterator[str]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("the server did not start")
                 time.sleep(0.05)
-            yield json.loads(port_file.read_text())["addresses"][0]
+            address: str = json.loads(port_file.read_text())["addresses"][0]
+            yield address
         finally:
             process.terminate()
 
@@ -48,7 +49,7 @@ def run_workers(target: str) -> None:
     environment = {**os.environ, "PARAMD_TARGET": target}
     workers = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "digits_worker.py"), str(rank)], env=environment
+            [sys.executable, "-m", "examples.digits_worker", str(rank)], cwd=ROOT, env=environment
         )
         for rank in range(NUM_WORKERS)
     ]

@@ -31,7 +31,7 @@ def load_digits() -> tuple[Floats, Ints, Floats, Ints]:
 
 def _softmax_error(logits: Floats, labels: Ints) -> Floats:
     """The gradient of the summed cross entropy with respect to the logits."""
-    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores /= scores.sum(axis=1, keepdims=True)
     scores[np.arange(len(labels)), labels] -= 1
     return scores
@@ -40,7 +40,8 @@ def _softmax_error(logits: Floats, labels: Ints) -> Floats:
 def logits_of(values: dict[str, Floats], images: Floats) -> Floats:
     """One hidden layer of rectified units."""
     hidden = np.maximum(images @ values["hidden_weight"] + values["hidden_bias"], 0)
-    return hidden @ values["output_weight"] + values["output_bias"]
+    logits: Floats = hidden @ values["output_weight"] + values["output_bias"]
+    return logits
 
 
 def gradients(values: dict[str, Floats], images: Floats, labels: Ints) -> dict[str, Floats]:

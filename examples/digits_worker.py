@@ -1,15 +1,23 @@
-"""One worker of the digits example: `python digits_worker.py RANK`, with PARAMD_TARGET set."""
+"""One worker of the digits example: `python -m examples.digits_worker RANK`."""
 
 from __future__ import annotations
 
 import sys
 
 import numpy as np
-from digits_model import LEVELS, SHAPES, gradients, load_digits, row_ids, table_gradient
 from tqdm import tqdm
 
 import paramd
-from paramd import cpu
+from examples.digits_model import (
+    LEVELS,
+    SHAPES,
+    Floats,
+    gradients,
+    load_digits,
+    row_ids,
+    table_gradient,
+)
+from paramd import RowSparseNDArray, cpu
 
 NUM_WORKERS = 2
 ROUNDS = 400
@@ -43,10 +51,10 @@ def train(session: paramd.Session, rank: int) -> None:
         session.barrier("applied")
 
 
-def apply_sum(params: paramd.ParameterDict, values: dict[str, np.ndarray]) -> None:
+def apply_sum(params: paramd.ParameterDict, values: dict[str, Floats]) -> None:
     """One step of gradient descent on what all workers pushed; then the buffers are zero."""
     for name, parameter in params.items():
-        total = sum(grad.asnumpy() for grad in parameter.list_grad())
+        total = np.sum([grad.asnumpy() for grad in parameter.list_grad()], axis=0)
         values[name] -= RATE / (BATCH * NUM_WORKERS) * total
     params.set_data(values)
     params.zero_grad()
@@ -88,10 +96,11 @@ def train_table(session: paramd.Session, rank: int) -> None:
 
 def update_rows(table: paramd.Parameter) -> None:
     """Gradient descent on the rows that are in the buffers, and on no others."""
-    total = sum(grad.asnumpy() for grad in table.list_grad())
-    ids = np.unique(np.concatenate([grad.indices.asnumpy() for grad in table.list_grad()]))
-    rows = table.row_sparse_data(ids).data.asnumpy()
-    table.set_row_sparse_data(ids, rows - TABLE_RATE * total[ids])
+    for grad in table.list_grad():
+        assert isinstance(grad, RowSparseNDArray)
+        ids, gradient = grad.indices.asnumpy(), grad.data.asnumpy()
+        rows = table.row_sparse_data(ids).data.asnumpy()
+        table.set_row_sparse_data(ids, rows - TABLE_RATE * gradient)
     table.zero_grad()
 
 

@@ -1,4 +1,7 @@
-"""docs/conformance.md, written from the list of differences: `python -m tests.conformance.document`."""
+"""docs/conformance.md, written from the list of differences.
+
+Run `python -m tests.conformance.document` after a change of the list.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 _HEAD = """# Conformance with MXNet 1.9.1
 
-`make conformance` installs MXNet 1.9.1 into an environment of its own and runs the same programs on it and on paramd: a
-fixed set of cases for each line of a numbered list of Gluon's semantics, and random programs over the whole surface. Values,
-dtypes, shapes, classes of exceptions, the facts in their messages and warnings are compared; random initial values by
-their distribution. The members of the classes and their signatures are read from the installed MXNet and compared too.
+`make conformance` installs MXNet 1.9.1 into an environment of its own and runs the same programs
+on it and on paramd: a fixed set of cases for each line of a numbered list of Gluon's semantics, and
+random programs over the whole surface. Values, dtypes, shapes, classes of exceptions, the facts in
+their messages and warnings are compared; random initial values by their distribution. The members
+of the classes and their signatures are read from the installed MXNet and compared too.
 
-A program of MXNet is run as a user of MXNet would: a deferred parameter gets its forward pass, and a row_sparse one its
-Trainer, which paramd does not need.
+A program of MXNet is run as a user of MXNet would: a deferred parameter gets its forward pass, and
+a row_sparse one its Trainer, which paramd does not need.
 
-These are all the differences on purpose. Each has a program in the tests, and an entry that no longer differs fails.
+These are all the differences on purpose. Each has a program in the tests, and an entry that no
+longer differs fails.
 
 | | MXNet 1.9.1 | paramd | why |
 | --- | --- | --- | --- |
@@ -28,7 +33,7 @@ These are all the differences on purpose. Each has a program in the tests, and a
 def page() -> str:
     """The text of the page."""
     rows = [
-        f"| {_cell(each.name)} | {_cell(each.mxnet)} | {_cell(each.paramd)} | {_cell(each.reason)} |"
+        f"| {' | '.join(map(_cell, (each.name, each.mxnet, each.paramd, each.reason)))} |"
         for each in DIFFERENCES
     ]
     return _HEAD + "\n".join(rows) + "\n"

@@ -26,16 +26,17 @@ from tests.support.server_process import ServerProcess, serve
 NUM_STREAMS = 64
 HEALTHY_WITHIN_S = 1.0
 BIG = (2 << 20,)
+HUGE = (16 << 20,)  # 64 MiB: more than a connection buffers
 
 
 @contextmanager
 def stalled_pulls(address: str, count: int) -> Iterator[list[Any]]:
-    """Pulls of 8 MiB whose readers take the header and nothing more."""
+    """Pulls of 64 MiB whose readers take the header and nothing more."""
     with ExitStack() as stack:
         calls = []
         for _ in range(count):
             client = stack.enter_context(RawClient(address))
-            call = client.start("GetData", pb.GetDataRequest(tensors=[selector("big")]))
+            call = client.start("GetData", pb.GetDataRequest(tensors=[selector("huge")]))
             next(call)
             calls.append(call)
         yield calls
@@ -83,6 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with serve(tmp_path_factory.mktemp("health"), "--memory-limit", "1G") as server:
         with RawClient(server.address) as client:
             client.create("big", BIG, grad_req="null")
+            client.create("huge", HUGE, grad_req="null")
         yield server
         assert server.trouble() == []
 
@@ -139,6 +141,7 @@ def test_more_streams_than_threads_do_not_delay_a_health_check(tmp_path: Path) -
     with serve(tmp_path, "--threads", "4") as server:
         with RawClient(server.address) as client:
             client.create("big", BIG, grad_req="null")
+            client.create("huge", HUGE, grad_req="null")
         with stalled_pulls(server.address, 4):
             check_quickly(server.address)
         assert server.trouble() == []
@@ -165,6 +168,7 @@ def test_calls_that_wait_for_a_parameter_do_not_delay_a_health_check(tmp_path: P
 def test_stream_in_which_nothing_moves_is_cut_off(tmp_path: Path, stall: Any) -> None:
     with serve(tmp_path, "--stall-timeout", "1") as server, RawClient(server.address) as client:
         client.create("big", BIG, grad_req="null")
+        client.create("huge", HUGE, grad_req="null")
         client.set("big", np.ones(BIG, "f4"))
         used = client.status().memory_bytes
         began = time.monotonic()

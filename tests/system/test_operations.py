@@ -339,8 +339,8 @@ def test_load_that_runs_out_of_memory_in_the_middle_changes_none(
 
 
 def test_slow_reader_gets_the_old_value_whole_and_costs_one_copy(raw: RawClient) -> None:
-    shape = (2 << 20,)  # 8 MiB, more than a connection buffers.
-    size = 8 << 20
+    shape = (4 << 20,)  # 16 MiB: more than a connection buffers
+    size = 16 << 20
     raw.create("watched", shape, grad_req="null")
     raw.set("watched", np.full(shape, 1, "f4"))
     used = raw.status().memory_bytes
@@ -364,7 +364,7 @@ def test_slow_reader_gets_the_old_value_whole_and_costs_one_copy(raw: RawClient)
 
 
 def test_addition_to_what_is_read_goes_to_a_copy(raw: RawClient) -> None:
-    shape = (2 << 20,)
+    shape = (4 << 20,)
     raw.create("adding", shape, grad_req="null")
     with RawClient(raw.address) as reader:
         request = pb.GetDataRequest(tensors=[pb.TensorSelector(name="adding")])

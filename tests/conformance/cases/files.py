@@ -168,7 +168,8 @@ def shapes_of_load(p: Program) -> None:
 def sparse_files(p: Program) -> None:
     params = p.make("ParameterDict", "p_")
     w = p.call(params, "get", "w", shape=(4, 2), stype="row_sparse")
-    p.call(params, "load_dict", {"p_w": row_sparse([[1, 2], [3, 4], [5, 6], [7, 8]], [0, 1, 2, 3], (4, 2))})
+    rows = row_sparse([[1, 2], [3, 4], [5, 6], [7, 8]], [0, 1, 2, 3], (4, 2))
+    p.call(params, "load_dict", {"p_w": rows})
     p.call(params, "save", file("w.params"))
     p.make("nd.load", file("w.params"))
     p.call(params, "load", file("w.params"))

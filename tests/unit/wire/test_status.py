@@ -62,7 +62,6 @@ def test_every_code_without_a_detail_is_an_error_of_ours(code: grpc.StatusCode) 
     assert isinstance(decode_error(code, None, "text"), ParamdError)
 
 
-@pytest.mark.xfail(strict=True, reason="decode_error lets the DecodeError through")
 def test_a_detail_that_is_no_message_is_an_error_of_ours() -> None:
     found = decode_error(grpc.StatusCode.NOT_FOUND, b"\xff\xff\xff", "text")
     assert isinstance(found, ParamdError)

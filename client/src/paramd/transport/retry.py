@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from paramd.errors import ParamdError, ServerUnavailable
 from paramd.wire.status import DETAIL_KEY, decode_error
@@ -98,10 +97,7 @@ def error_of(error: grpc.RpcError, method: str, target: str) -> ParamdError:
     text = error.details() or code.name
     detail = _detail_of(error)
     if detail is not None:
-        try:
-            return decode_error(code, detail, text)
-        except DecodeError:
-            text = f"{text} (with details that cannot be read)"
+        return decode_error(code, detail, text)
     if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and any(
         words in text for words in _CUT_WORDS
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from paramd import errors
 from paramd.errors import ParamdError
@@ -109,7 +110,11 @@ def decode_error(code: grpc.StatusCode, detail: bytes | None, text: str) -> Para
         text: gRPC's own description, used only where there is no detail.
     """
     if detail is not None:
-        parsed = error_pb2.ErrorDetail.FromString(detail)
+        try:
+            parsed = error_pb2.ErrorDetail.FromString(detail)
+        except DecodeError:
+            # From something else than our server; the status code is all there is.
+            return decode_error(code, None, f"{text} (with details that cannot be read)")
         cls = _CLASSES.get(parsed.reason)
         if cls is not None:
             return cls(parsed.message, parameter=parsed.parameter)
