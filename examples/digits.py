@@ -1,8 +1,8 @@
-"""Handwritten digits, trained by two worker processes on one parameter server: `make demo`,
-or `python -m examples.digits` in the project's folder.
+"""Handwritten digits, trained by two worker processes on one parameter server.
 
-The server holds the parameters and the gradient buffers; the workers hold the images. At the end
-the model goes through files into a fresh server, where it must recognize as much as before.
+Run `make demo`, or `python -m examples.digits` in the project's folder. The server holds the
+parameters and the gradient buffers; the workers hold the images. At the end the model goes through
+files into a fresh server, where it must recognize as much as before.
 """
 
 from __future__ import annotations

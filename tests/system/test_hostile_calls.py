@@ -465,3 +465,11 @@ def test_session_calls_with_nonsense(unchanged: RawClient) -> None:
 def test_page_token_that_names_nothing(unchanged: RawClient) -> None:
     with refused("INVALID_ARGUMENT"):
         unchanged.call("List", pb.ListRequest(page_token="no such parameter"))
+
+
+def test_more_names_than_a_call_may_have(unchanged: RawClient) -> None:
+    with refused("INVALID_ARGUMENT"):
+        unchanged.call("List", pb.ListRequest(names=["dense"] * 131_073))
+    with refused("INVALID_ARGUMENT"):
+        selectors = [pb.TensorSelector(name="dense")] * 131_073
+        unchanged.call("GetData", pb.GetDataRequest(tensors=selectors))

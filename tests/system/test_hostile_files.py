@@ -83,7 +83,7 @@ def test_file_that_cannot_be_read_or_written(
     (snapshots / "plain").write_text("a file")
     for path in ("none.params", "folder.params", "plain/x.params", "x" * 300 + ".params"):
         opened = pb.LoadOpen(operation=unchanged.operation(), names=["dense"], path=path)
-        with refused("FILE_FAILED", "FILE_FORMAT"):
+        with refused("FILE_FAILED", "FILE_MISSING"):
             unchanged.call("Load", [pb.LoadRequest(open=opened)])
     for path in ("folder.params", "plain/x.params", "x" * 300 + ".params"):
         with refused("FILE_FAILED"):

@@ -274,8 +274,7 @@ def test_value_that_does_not_fit(unchanged: RawClient, case: str) -> None:
         ]
         unchanged.call("SetData", messages)
     assert outcome.refusal is not None
-    # The backend, which refuses memory, knows no names.
-    assert outcome.refusal.parameter == ("" if reason == "MEMORY_LIMIT" else name)
+    assert outcome.refusal.parameter == name
 
 
 WRONG_GRADIENTS: Final[dict[str, Any]] = {

@@ -132,3 +132,10 @@ def test_a_repetition_waits_for_the_first() -> None:
         thread.join(10)
     assert calls == [1]
     assert answers == [b"answer"] * 4
+
+
+def test_a_flood_of_sessions_is_forgotten_before_its_time() -> None:
+    window = OperationWindow(max_identities=2)
+    for number in range(100):
+        window.run(Operation(number.to_bytes(16, "big"), 1, 1), lambda: b"done")
+    assert len(window._windows) == 32

@@ -14,6 +14,8 @@ from paramd.errors import InvalidArgumentError, OperationExpiredError
 __all__ = ["Operation", "OperationWindow"]
 
 IDENTITY_BYTES: Final = 16
+# Windows beyond this many times the usual number are somebody's flood.
+_CROWD: Final = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class OperationWindow:
 
     Args:
         max_identities: sessions that are remembered; the one idle for longest is forgotten first,
-            and not before `min_idle_s`.
+            and not before `min_idle_s`. Of sixteen times as many it is forgotten in any case.
         max_pending: unacknowledged operations of one session.
         min_idle_s: how long a session is remembered at least.
     """
@@ -131,6 +133,7 @@ class OperationWindow:
         oldest = time.monotonic() - self._min_idle_s
         while len(self._windows) > self._max_identities:
             identity, window = next(iter(self._windows.items()))
-            if window.used_at > oldest:
+            crowded = len(self._windows) > _CROWD * self._max_identities
+            if window.used_at > oldest and not crowded:
                 break
             del self._windows[identity]

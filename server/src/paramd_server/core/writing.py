@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from paramd.context import Context
 from paramd.errors import (
     BroadcastError,
     InvalidStreamError,
+    MemoryLimitError,
     ShapeMismatchError,
     WrongStorageTypeError,
 )
@@ -84,10 +86,11 @@ class WriteStage(ABC):
         devices = self._registry.devices
         ids: Buffer | None = None
         shape = head.shape
-        if head.stype == "row_sparse":
-            ids = devices.stage((head.num_rows,), np.dtype(np.int64))
-            shape = (head.num_rows, *head.shape[1:])
-        value = devices.stage(shape, head.dtype)
+        with _naming(head.name):
+            if head.stype == "row_sparse":
+                ids = devices.stage((head.num_rows,), np.dtype(np.int64))
+                shape = (head.num_rows, *head.shape[1:])
+            value = devices.stage(shape, head.dtype)
         self._writes.append(StagedWrite(head, value, ids))
         self._placed.setdefault(head.name, set()).add(head.context)
         arrays = [] if ids is None else [devices.staged_array(ids)]
@@ -112,10 +115,10 @@ class WriteStage(ABC):
                 if write.ids is not None:
                     ids = parameter.staged_array(write.ids)
                     check_ids(parameter.name, ids, write.head.shape[0])
-            actions = [
-                self.prepare(parameter, write)
-                for parameter, write in zip(parameters, writes, strict=True)
-            ]
+            actions = []
+            for parameter, write in zip(parameters, writes, strict=True):
+                with _naming(parameter.name):
+                    actions.append(self.prepare(parameter, write))
             for action in actions:
                 action()
             return self.versions(parameters)
@@ -131,6 +134,15 @@ class WriteStage(ABC):
     @abstractmethod
     def versions(self, parameters: Sequence[StoredParameter]) -> list[Version]:
         """The versions to report."""
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Adds the parameter's name to what the memory account says."""
+    try:
+        yield
+    except MemoryLimitError as err:
+        raise MemoryLimitError(f"Parameter '{name}': {err}", parameter=name) from err
 
 
 def check_broadcast(name: str, value: Shape, target: Shape) -> None:

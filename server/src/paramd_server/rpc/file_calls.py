@@ -16,7 +16,7 @@ from paramd.errors import (
     InvalidArgumentError,
     InvalidStreamError,
 )
-from paramd.files import FileReader, TensorInfo, file_errors, open_reader, open_writer
+from paramd.files import FileReader, TensorInfo, file_errors, format_of, open_reader, open_writer
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import contexts_from_wire
@@ -32,6 +32,7 @@ from paramd_server.storage.directory import SnapshotDirectory
 __all__ = ["FileCalls"]
 
 _MANIFEST_PAGE: Final = 500
+_MAX_NAMES: Final = 1_000_000
 _DTYPE_SOURCES: Final = {0: "current", 1: "current", 2: "saved"}
 
 
@@ -110,6 +111,7 @@ class FileCalls:
             infos.append(_file_info(head, head.name[len(strip_prefix) :]))
         target = self._directory.resolve(path)
         with _file_errors(path, target):
+            format_of(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_writer(target, infos) as writer:
                 for tensor in saved:
@@ -211,6 +213,8 @@ def _open_load(messages: Iterator[bytes]) -> tuple[_Opened, Iterator[bytes]]:
             break
         names.extend(more.open.names)
         file_names.extend(more.open.file_names)
+        if len(names) + len(file_names) > _MAX_NAMES:
+            raise InvalidArgumentError(f"a load names at most {_MAX_NAMES} parameters")
     options = LoadOptions(
         names=tuple(names),
         contexts=contexts_from_wire(first.contexts),

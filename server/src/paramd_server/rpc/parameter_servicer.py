@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import grpc
@@ -45,6 +45,7 @@ from paramd_server.rpc.requests import first_message, operation_from_wire, recei
 __all__ = ["ParameterServicer"]
 
 _PAGE_SIZE: Final = 500
+_MAX_COUNT: Final = 131_072
 _OUTCOMES: Final = {"initialized": 1, "deferred": 2, "already_initialized": 3}
 _ID_BYTES: Final = 8
 
@@ -83,6 +84,7 @@ class ParameterServicer:
     def List(self, request: pb.ListRequest, _context: grpc.ServicerContext) -> pb.ListResponse:
         """Describes parameters."""
         if request.names:
+            _check_count(len(request.names))
             infos, token = self._registry.describe(list(request.names)), ""
         else:
             infos, token = self._registry.page(request.prefix, request.page_token, _PAGE_SIZE)
@@ -271,7 +273,14 @@ def _current(request: Any) -> Context:
     return cpu()
 
 
-def _selectors(messages: Iterable[pb.TensorSelector]) -> list[Selector]:
+def _check_count(count: int) -> None:
+    # A few bytes each in the request, but a few hundred in the answer or while it is read.
+    if count > _MAX_COUNT:
+        raise InvalidArgumentError(f"a call names at most {_MAX_COUNT} arrays, but got {count}")
+
+
+def _selectors(messages: Sequence[pb.TensorSelector]) -> list[Selector]:
+    _check_count(len(messages))
     return [
         Selector(
             each.name,
