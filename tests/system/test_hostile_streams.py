@@ -146,6 +146,25 @@ def test_messages_in_the_wrong_order(unchanged: RawClient, method: str, case: st
 
 
 @pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("data", [b"", bytes(79), bytes(81)], ids=len)
+def test_pack_that_contradicts_itself(unchanged: RawClient, method: str, data: bytes) -> None:
+    message_class, opened = opening(unchanged, method, "dense")
+    packed = tensor_pb2.PackedTensor(header=good_header(), data=data)
+    pack = message_class(pack=tensor_pb2.TensorPack(tensors=[packed]))
+    with refused("INVALID_STREAM"):
+        unchanged.call(method.split()[0], [opened, pack])
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_same_tensor_twice_in_a_pack(unchanged: RawClient, method: str) -> None:
+    message_class, opened = opening(unchanged, method, "dense")
+    packed = tensor_pb2.PackedTensor(header=good_header(), data=bytes(80))
+    pack = message_class(pack=tensor_pb2.TensorPack(tensors=[packed, packed]))
+    with refused("INVALID_STREAM"):
+        unchanged.call(method.split()[0], [opened, pack])
+
+
+@pytest.mark.parametrize("method", WRITES)
 def test_stream_without_its_end(unchanged: RawClient, method: str) -> None:
     cls, first = opening(unchanged, method, "dense")
     messages: Messages = [first, cls(header=good_header()), *payload(VALUE + 1)]

@@ -30,7 +30,7 @@ from paramd.transport.calls import Calls, LoadOptions, Selector, TensorWrite
 from paramd.transport.connection import Connection, ConnectionOptions
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
-from paramd.wire.tensors import byte_view, data_messages, head_to_wire
+from paramd.wire.tensors import TensorReceiver, byte_view, data_messages, head_to_wire
 from tests.support.fake_server import FakeServer, fail, fail_with
 
 VALUE = np.arange(700_000, dtype="<f4").reshape(700, 1000)  # three chunks
@@ -292,18 +292,22 @@ def test_out_may_have_any_layout(server: FakeServer, calls: Calls) -> None:
 def test_any_layout_and_byte_order_is_sent_right(
     server: FakeServer, calls: Calls, value: np.ndarray[Any, Any]
 ) -> None:
-    received = []
+    received: list[np.ndarray[Any, Any]] = []
 
     def set_data(messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
-        parts = [pb.SetDataRequest.FromString(message) for message in messages]
-        received.append((tuple(parts[1].header.shape.dimensions), [part.data for part in parts]))
+        def place(head: TensorHead) -> list[memoryview]:
+            received.append(np.empty(head.shape, head.dtype))
+            return [byte_view(received[-1])]
+
+        TensorReceiver(pb.SetDataRequest, place, other=lambda _message: None).feed_all(messages)
         return ONE_VERSION.SerializeToString()
 
     server.on("SetData", set_data)
     calls.set_data([TensorWrite("w", np.asarray(value))])
-    ((shape, data),) = received
-    assert shape == value.shape
-    np.testing.assert_array_equal(np.frombuffer(b"".join(data), "<f4").reshape(shape), value)
+    (array,) = received
+    assert array.shape == value.shape
+    assert array.dtype == np.dtype("<f4")
+    np.testing.assert_array_equal(array, value)
 
 
 def test_failing_iterator_never_completes_a_load(server: FakeServer, calls: Calls) -> None:

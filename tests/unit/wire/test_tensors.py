@@ -31,6 +31,7 @@ from paramd.wire.tensors import (
     head_to_wire,
     region_from_wire,
     region_to_wire,
+    tensor_messages,
 )
 
 
@@ -211,3 +212,28 @@ def test_byte_views_share_memory() -> None:
     assert array[0, 0] == 1
     assert len(byte_view(np.zeros((0, 3)))) == 0
     assert len(byte_view(np.zeros((), "f8"))) == 8
+
+
+@given(sizes=st.lists(st.sampled_from([0, 1, 1000, 1 << 17, (1 << 17) + 1, 1 << 20]), max_size=12))
+def test_small_tensors_are_packed_and_all_arrive(sizes: list[int]) -> None:
+    arrays = [np.full(size, index, np.uint8) for index, size in enumerate(sizes)]
+    tensors = [
+        (TensorHead(f"t{index}", array.shape, array.dtype), (array,))
+        for index, array in enumerate(arrays)
+    ]
+    messages = list(tensor_messages(tensors, pb.GetDataResponse))
+    assert [found.tobytes() for found in receive(messages)] == [a.tobytes() for a in arrays]
+    assert all(len(message) < CHUNK_BYTES + 64 for message in messages)
+    small = [size for size in sizes if size <= 1 << 17]
+    if len(small) == len(sizes):
+        assert len(messages) <= 1 + sum(small) // (512 << 10)
+
+
+@pytest.mark.parametrize("size", [0, 3, 5])
+def test_a_packed_tensor_has_exactly_its_payload(size: int) -> None:
+    head = head_to_wire(TensorHead("w", (4,), np.dtype(np.uint8)))
+    pack = tensor_pb2.TensorPack(
+        tensors=[tensor_pb2.PackedTensor(header=head, data=b"x" * size)] * 2
+    )
+    with pytest.raises(InvalidStreamError, match="'w'"):
+        receive([pb.GetDataResponse(pack=pack).SerializeToString()])

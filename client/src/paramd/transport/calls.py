@@ -41,7 +41,7 @@ from paramd.transport.records import (
     TensorWrite,
     WorkerStatus,
 )
-from paramd.transport.sending import batches, id_blocks, tensor_messages
+from paramd.transport.sending import batches, id_blocks, write_messages
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2
 from paramd.wire.dtypes import dtype_to_wire
@@ -270,7 +270,7 @@ class Calls:
 
             def messages() -> Iterator[bytes]:
                 yield opening(operation)
-                yield from tensor_messages(writes, message_class)
+                yield from write_messages(writes, message_class)
 
             answer = self._connection.upload(method, messages, answer_class)
         if len(answer.versions) != len(writes):
@@ -385,7 +385,7 @@ class Calls:
 
             def messages() -> Iterator[bytes]:
                 yield from load_openings(operation, options)
-                yield from tensor_messages(() if options.path else tensors(), pb.LoadRequest)
+                yield from write_messages(() if options.path else tensors(), pb.LoadRequest)
 
             answer = self._connection.upload("Load", messages, pb.LoadResponse)
         return list(answer.loaded)

@@ -13,9 +13,9 @@ from paramd.spec import TensorHead
 from paramd.transport.records import TensorWrite
 from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import dtype_of
-from paramd.wire.tensors import byte_view, data_messages, head_to_wire
+from paramd.wire.tensors import tensor_messages
 
-__all__ = ["BATCH_BYTES", "batches", "id_blocks", "tensor_messages"]
+__all__ = ["BATCH_BYTES", "batches", "id_blocks", "write_messages"]
 
 T = TypeVar("T")
 
@@ -74,18 +74,14 @@ def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
     return head, parts
 
 
-def tensor_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
-    """For each tensor its header, then its payload; then the end of the stream.
+def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
+    """The messages of tensors, then the end of the stream.
 
     Args:
         writes: the tensors; one at a time is taken.
         message_class: of the stream's messages.
     """
-    for write in writes:
-        head, parts = _parts(write)
-        yield message_class(header=head_to_wire(head)).SerializeToString()
-        for part in parts:
-            yield from data_messages(byte_view(part))
+    yield from tensor_messages(map(_parts, writes), message_class)
     yield message_class(end=tensor_pb2.StreamEnd()).SerializeToString()
 
 

@@ -134,6 +134,20 @@ class TensorHeader(_message.Message):
     mode: WriteMode
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., dtype: _Optional[_Union[DType, str]] = ..., stype: _Optional[_Union[StorageType, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., size_bytes: _Optional[int] = ..., num_rows: _Optional[int] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ...) -> None: ...
 
+class TensorPack(_message.Message):
+    __slots__ = ("tensors",)
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[PackedTensor]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[PackedTensor, _Mapping]]] = ...) -> None: ...
+
+class PackedTensor(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: TensorHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class StreamEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

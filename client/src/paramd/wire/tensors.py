@@ -29,10 +29,17 @@ __all__ = [
     "head_to_wire",
     "region_from_wire",
     "region_to_wire",
+    "tensor_messages",
 ]
 
 # Measured (docs/performance.md): smaller chunks cost at 1 to 64 MB, larger ones gain nothing.
 CHUNK_BYTES: Final = 1 << 20
+
+# Up to this size a message of its own costs more than two further copies.
+_SMALL_BYTES: Final = 128 << 10
+_PACK_BYTES: Final = 768 << 10
+# About what a header adds.
+_HEAD_BYTES: Final = 64
 
 _MAX_RANK: Final = 32
 _MODE_NAMES: Final = {
@@ -153,6 +160,35 @@ def data_messages(payload: memoryview) -> Iterator[bytes]:
         yield encode_data(payload[begin : begin + CHUNK_BYTES])
 
 
+def tensor_messages(
+    tensors: Iterable[tuple[TensorHead, Sequence[np.ndarray[Any, Any]]]],
+    message_class: type[Any],
+) -> Iterator[bytes]:
+    """The messages that carry tensors: small ones packed together, others in chunks.
+
+    Args:
+        tensors: each with the arrays, C-contiguous, that make its payload; one at a time is taken.
+        message_class: of the stream's messages.
+    """
+    pack = tensor_pb2.TensorPack()
+    packed = 0
+    for head, parts in tensors:
+        size = head.size_bytes
+        if packed and (size > _SMALL_BYTES or packed + size > _PACK_BYTES):
+            yield message_class(pack=pack).SerializeToString()
+            pack, packed = tensor_pb2.TensorPack(), 0
+        if size > _SMALL_BYTES:
+            yield message_class(header=head_to_wire(head)).SerializeToString()
+            for part in parts:
+                yield from data_messages(byte_view(part))
+        else:
+            data = b"".join([byte_view(part) for part in parts])
+            pack.tensors.add(header=head_to_wire(head), data=data)
+            packed += size + _HEAD_BYTES
+    if packed:
+        yield message_class(pack=pack).SerializeToString()
+
+
 class StreamMessage(Protocol):
     """A generated class of messages whose oneof `part` has `header` and `data`."""
 
@@ -238,6 +274,14 @@ class TensorReceiver:
         if part == "header":
             self.finish()
             self._open(head_from_wire(parsed.header))
+        elif part == "pack":
+            self.finish()
+            for tensor in parsed.pack.tensors:
+                self._open(head_from_wire(tensor.header))
+                data = tensor.data
+                if data:
+                    self._put(memoryview(data))
+                self.finish()
         elif self._other is not None and part is not None:
             self.finish()
             self._other(parsed)

@@ -30,6 +30,7 @@ from paramd.wire.tensors import (
     data_messages,
     head_to_wire,
     region_from_wire,
+    tensor_messages,
 )
 from paramd_server.core import attributes
 from paramd_server.core.gradient_writing import GradientStage
@@ -292,10 +293,8 @@ def _selectors(messages: Sequence[pb.TensorSelector]) -> list[Selector]:
 
 
 def _stream(readings: Iterable[Reading], message_class: Any) -> Iterator[bytes]:
-    for reading in readings:
-        yield message_class(header=head_to_wire(reading.head)).SerializeToString()
-        for part in reading.parts:
-            yield from data_messages(byte_view(np.asarray(part)))
+    tensors = ((reading.head, reading.parts) for reading in readings)
+    return tensor_messages(tensors, message_class)
 
 
 def _row_request(message: bytes) -> pb.PullRowSparseRequest:
