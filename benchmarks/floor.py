@@ -27,7 +27,7 @@ def _chunks(size: int, chunk: bytes) -> Iterator[bytes]:
 
 def serve(port_file: Path, size: int, num_rows: int) -> None:
     """Serves pulls, pushes and rows until it is ended, and writes its address to a file."""
-    chunk, sink = bytes(CHUNK), np.zeros(size, np.uint8)
+    chunk, sink = bytes(CHUNK), memoryview(bytearray(size))
     table = np.zeros((num_rows, ROW), np.float32)
 
     def pull(request: bytes, _context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -36,7 +36,7 @@ def serve(port_file: Path, size: int, num_rows: int) -> None:
     def push(messages: Iterable[bytes], _context: grpc.ServicerContext) -> bytes:
         offset = 0
         for message in messages:
-            sink[offset : offset + len(message)] = np.frombuffer(message, np.uint8)
+            sink[offset : offset + len(message)] = message
             offset += len(message)
         return b""
 
@@ -84,15 +84,75 @@ class Floor:
 
     def pull(self, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Receives as many bytes as `out` has, into it."""
-        offset = 0
+        target, offset = out.data, 0
         for message in self._pull(str(out.size).encode()):
-            out[offset : offset + len(message)] = np.frombuffer(message, np.uint8)
+            target[offset : offset + len(message)] = message
             offset += len(message)
 
     def push(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Sends all bytes of `data`."""
         view = data.data
-        self._push(bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK))
+        chunks = (bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK))
+        # The faster of two ways: a blocking call for small pushes, a future for large ones.
+        if len(view) > 8 * CHUNK:
+            self._push.future(chunks).result()
+        else:
+            self._push(chunks)
+
+    def rows(messages: Iterable[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
+        step = CHUNK // (ROW * 4)
+        out = np.empty((step, ROW), np.float32)
+        for message in messages:
+            ids = np.frombuffer(message, np.int64)
+            for begin in range(0, len(ids), step):
+                block = ids[begin : begin + step]
+                np.take(table, block, axis=0, out=out[: len(block)], mode="clip")
+                yield out[: len(block)].tobytes()
+
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Pull": grpc.unary_stream_rpc_method_handler(pull),
+        "Push": grpc.stream_unary_rpc_method_handler(push),
+        "Rows": grpc.stream_stream_rpc_method_handler(rows),
+        "Echo": grpc.unary_unary_rpc_method_handler(lambda message, _context: message),
+        "Chat": grpc.stream_stream_rpc_method_handler(lambda messages, _context: messages),
+    }
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    temporary = port_file.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"addresses": [f"127.0.0.1:{port}"]}))
+    temporary.replace(port_file)
+    server.wait_for_termination()
+
+
+class Floor:
+    """The client's side of the floor.
+
+    Args:
+        address: of the floor's server.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._pull: Any = self._channel.unary_stream("/floor/Pull")
+        self._push: Any = self._channel.stream_unary("/floor/Push")
+        self._rows: Any = self._channel.stream_stream("/floor/Rows")
+        self._echo: Any = self._channel.unary_unary("/floor/Echo")
+        self._chat: Any = self._channel.stream_stream("/floor/Chat")
+
+    def pull(self, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Receives as many bytes as `out` has, into it."""
+        target, offset = out.data, 0
+        for message in self._pull(str(out.size).encode()):
+            target[offset : offset + len(message)] = message
+            offset += len(message)
+
+    def push(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Sends all bytes of `data`."""
+        view = data.data
+        # As a future: in large pushes faster than the blocking call.
+        self._push.future(bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK)).result()
 
     def rows(
         self,
@@ -100,11 +160,11 @@ class Floor:
         out: np.ndarray[Any, np.dtype[np.float32]],
     ) -> None:
         """Receives the rows of `ids` into `out`."""
-        flat, offset = out.reshape(-1).view(np.uint8), 0
+        target, offset = out.reshape(-1).view(np.uint8).data, 0
         view = ids.view(np.uint8).data
         blocks = (bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK))
         for message in self._rows(blocks):
-            flat[offset : offset + len(message)] = np.frombuffer(message, np.uint8)
+            target[offset : offset + len(message)] = message
             offset += len(message)
 
     def echo(self, message: bytes) -> bytes:

@@ -4,6 +4,11 @@
 server holds; `data()` and `grad()` of them are live arrays.
 """
 
+# isort: off
+# gRPC reads its environment when it is first imported: nothing that imports it may come before.
+from paramd.transport import fork_support as _fork_support  # noqa: F401
+
+# isort: on
 from paramd import errors, gluon, initializer, nd, random
 from paramd import initializer as init
 from paramd.constant import Constant
