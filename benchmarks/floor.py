@@ -6,7 +6,6 @@ No Python service over gRPC can be faster. Run as a program it serves; `Floor` i
 from __future__ import annotations
 
 import json
-import queue
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent import futures
@@ -54,8 +53,6 @@ def serve(port_file: Path, size: int, num_rows: int) -> None:
         "Pull": grpc.unary_stream_rpc_method_handler(pull),
         "Push": grpc.stream_unary_rpc_method_handler(push),
         "Rows": grpc.stream_stream_rpc_method_handler(rows),
-        "Echo": grpc.unary_unary_rpc_method_handler(lambda message, _context: message),
-        "Chat": grpc.stream_stream_rpc_method_handler(lambda messages, _context: messages),
     }
     server = grpc.server(futures.ThreadPoolExecutor(8))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor", handlers),))
@@ -79,8 +76,6 @@ class Floor:
         self._pull: Any = self._channel.unary_stream("/floor/Pull")
         self._push: Any = self._channel.stream_unary("/floor/Push")
         self._rows: Any = self._channel.stream_stream("/floor/Rows")
-        self._echo: Any = self._channel.unary_unary("/floor/Echo")
-        self._chat: Any = self._channel.stream_stream("/floor/Chat")
 
     def pull(self, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Receives as many bytes as `out` has, into it."""
@@ -99,61 +94,6 @@ class Floor:
         else:
             self._push(chunks)
 
-    def rows(messages: Iterable[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
-        step = CHUNK // (ROW * 4)
-        out = np.empty((step, ROW), np.float32)
-        for message in messages:
-            ids = np.frombuffer(message, np.int64)
-            for begin in range(0, len(ids), step):
-                block = ids[begin : begin + step]
-                np.take(table, block, axis=0, out=out[: len(block)], mode="clip")
-                yield out[: len(block)].tobytes()
-
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "Pull": grpc.unary_stream_rpc_method_handler(pull),
-        "Push": grpc.stream_unary_rpc_method_handler(push),
-        "Rows": grpc.stream_stream_rpc_method_handler(rows),
-        "Echo": grpc.unary_unary_rpc_method_handler(lambda message, _context: message),
-        "Chat": grpc.stream_stream_rpc_method_handler(lambda messages, _context: messages),
-    }
-    server = grpc.server(futures.ThreadPoolExecutor(8))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    temporary = port_file.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"addresses": [f"127.0.0.1:{port}"]}))
-    temporary.replace(port_file)
-    server.wait_for_termination()
-
-
-class Floor:
-    """The client's side of the floor.
-
-    Args:
-        address: of the floor's server.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address)
-        self._pull: Any = self._channel.unary_stream("/floor/Pull")
-        self._push: Any = self._channel.stream_unary("/floor/Push")
-        self._rows: Any = self._channel.stream_stream("/floor/Rows")
-        self._echo: Any = self._channel.unary_unary("/floor/Echo")
-        self._chat: Any = self._channel.stream_stream("/floor/Chat")
-
-    def pull(self, out: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        """Receives as many bytes as `out` has, into it."""
-        target, offset = out.data, 0
-        for message in self._pull(str(out.size).encode()):
-            target[offset : offset + len(message)] = message
-            offset += len(message)
-
-    def push(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        """Sends all bytes of `data`."""
-        view = data.data
-        # As a future: in large pushes faster than the blocking call.
-        self._push.future(bytes(view[i : i + CHUNK]) for i in range(0, len(view), CHUNK)).result()
-
     def rows(
         self,
         ids: np.ndarray[Any, np.dtype[np.int64]],
@@ -166,16 +106,6 @@ class Floor:
         for message in self._rows(blocks):
             target[offset : offset + len(message)] = message
             offset += len(message)
-
-    def echo(self, message: bytes) -> bytes:
-        """One unary call."""
-        reply: bytes = self._echo(message)
-        return reply
-
-    def open_chat(self) -> tuple[queue.SimpleQueue[bytes | None], Iterator[bytes]]:
-        """A stream that stays open: what goes in comes out. None ends it."""
-        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        return requests, self._chat(iter(requests.get, None))
 
     def close(self) -> None:
         """Ends the connection."""
