@@ -10,8 +10,8 @@ import numpy as np
 from paramd.context import Context
 from paramd.errors import ParameterNotFoundError
 from paramd.session import Session
-from paramd.spec import ParameterSpec, StoredInfo, Version
-from paramd.transport.calls import InitializeEntry, TensorWrite
+from paramd.spec import InitializeEntry, ParameterSpec, StoredInfo, Version
+from paramd.transport.calls import TensorWrite
 
 EPOCH = 7
 

@@ -14,9 +14,9 @@ import pytest
 
 from paramd.context import cpu
 from paramd.session import Session, connect
-from paramd.spec import ParameterSpec
+from paramd.spec import ParameterSpec, Selector
 from paramd.transport import forks
-from paramd.transport.calls import Selector, TensorWrite
+from paramd.transport.calls import TensorWrite
 from paramd.v1 import session_service_pb2 as pb
 
 REPETITIONS = 20

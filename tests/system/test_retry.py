@@ -18,8 +18,8 @@ import pytest
 from paramd.context import cpu
 from paramd.errors import ParameterNotFoundError, ServerUnavailable
 from paramd.session import connect
-from paramd.spec import ParameterSpec
-from paramd.transport.calls import Calls, Selector, TensorWrite
+from paramd.spec import ParameterSpec, Selector
+from paramd.transport.calls import Calls, TensorWrite
 
 
 class _Server:

@@ -16,8 +16,7 @@ from paramd.errors import (
 )
 from paramd.link import Link, describe, session_of, supply
 from paramd.session import Session
-from paramd.spec import StoredInfo, shape_is_known
-from paramd.transport.calls import Selector
+from paramd.spec import Selector, StoredInfo, shape_is_known
 
 __all__ = ["check_gradient", "initialized", "not_initialized", "resolve", "rows_readable"]
 

@@ -14,9 +14,9 @@ from paramd.files import RowSparseRows
 from paramd.link import Link, attach, describe, perform, session_of
 from paramd.parameter import Parameter
 from paramd.session import Session
-from paramd.spec import Shape, StoredInfo
+from paramd.spec import Selector, Shape, StoredInfo
 from paramd.tensor_values import gradient_value, to_write
-from paramd.transport.calls import Calls, Selector, TensorWrite
+from paramd.transport.calls import Calls, TensorWrite
 
 __all__ = ["Call", "contexts", "pull", "push", "set_data", "show"]
 

@@ -22,8 +22,8 @@ from paramd.link import (
 from paramd.ndarray import wrap
 from paramd.random import next_key
 from paramd.session import Session
-from paramd.spec import StoredInfo, shape_is_known
-from paramd.transport.calls import Calls, InitializeEntry, Selector
+from paramd.spec import InitializeEntry, Selector, StoredInfo, shape_is_known
+from paramd.transport.calls import Calls
 
 __all__ = ["initialize", "warn_repeated"]
 

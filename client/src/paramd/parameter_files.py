@@ -12,9 +12,9 @@ from paramd.access import not_initialized
 from paramd.context import Context
 from paramd.files import TensorInfo, file_errors, format_of, open_reader, open_writer
 from paramd.link import Link, describe, perform, session_of
-from paramd.spec import TensorHead
+from paramd.spec import LoadOptions, TensorHead
 from paramd.tensor_values import to_write
-from paramd.transport.calls import LoadOptions, TensorWrite
+from paramd.transport.calls import TensorWrite
 
 __all__ = ["LoadRules", "load_file", "load_values", "save_file"]
 

@@ -19,13 +19,13 @@ from paramd.errors import (
     ShapeMismatchError,
     UninitializedContextError,
 )
-from paramd.spec import InitializerSpec, ParameterSpec, TensorHead
+from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec, Selector, TensorHead
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core import attributes
 from paramd_server.core.gradient_writing import GradientStage
-from paramd_server.core.initialization import InitializeEntry, finish_deferred, initialize
-from paramd_server.core.reading import Selector, open_gradients, open_values
+from paramd_server.core.initialization import finish_deferred, initialize
+from paramd_server.core.reading import open_gradients, open_values
 from paramd_server.core.registry import Registry
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.value_writing import ValueStage

@@ -25,8 +25,8 @@ from paramd.errors import (
     ShapeMismatchError,
     StalledError,
 )
-from paramd.spec import TensorHead, Version
-from paramd.transport.calls import Calls, LoadOptions, Selector, TensorWrite
+from paramd.spec import LoadOptions, Selector, TensorHead, Version
+from paramd.transport.calls import Calls, TensorWrite
 from paramd.transport.connection import Connection, ConnectionOptions
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2

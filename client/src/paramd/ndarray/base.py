@@ -249,10 +249,15 @@ class NDArray(Functions):
                 f"an array of the shape {view.shape} is not updated in place by one of the shape "
                 f"{values.shape}"
             )
-        if mode == "divide" and self.dtype.kind in "iu" and not cast(values, self.dtype).all():
+        values = self._converted(values, mode)
+        if mode == "divide" and values.dtype.kind in "iu" and not values.all():
             raise ZeroDivisionError("division of integers by zero")
         if view.size:
-            self._store(view, cast(values, self.dtype), mode)
+            self._store(view, values, mode)
+
+    def _converted(self, values: _Values, mode: StoreMode) -> _Values:
+        """Values as `_store` is to get them: a number takes the array's dtype, as in MXNet."""
+        return cast(values, self.dtype)
 
     @staticmethod
     def _assigned(value: Any) -> _Values:

@@ -18,9 +18,9 @@ from paramd.ndarray.local import LocalNDArray, wrap
 from paramd.ndarray.operators import StoreMode
 from paramd.ndarray.row_sparse import RowSparseNDArray
 from paramd.session import Session
-from paramd.spec import Region, Shape, StoredInfo
+from paramd.spec import Region, Selector, Shape, StoredInfo
 from paramd.tensor_values import sendable
-from paramd.transport.calls import Selector, TensorWrite
+from paramd.transport.calls import TensorWrite
 
 __all__ = ["RemoteNDArray", "RemoteRowSparseNDArray", "handle"]
 
@@ -87,25 +87,10 @@ class RemoteNDArray(NDArray):
             )
         return value.reshape(self._shown.shape)
 
-    def _write(self, view: View, value: Any, mode: StoreMode) -> None:
-        # Unlike the base this does not cast: the server does, to the dtype of that moment, which
-        # this process would have to ask for.
-        if mode == "assign" and isinstance(value, NDArray) and self._is_part(view, value):
-            return
-        values = self._assigned(value)
-        broadcast_source(values.shape, view.shape)
-        if mode != "assign" and values.ndim > len(view.axes):
-            raise BroadcastError(
-                f"an array of the shape {view.shape} is not updated in place by one of the shape "
-                f"{values.shape}"
-            )
-        if mode != "assign" and values.dtype != self._seen_dtype:
-            # A number takes the dtype of the array before it is added, as in MXNet.
-            values = cast(values, self.dtype)
-        if mode == "divide" and values.dtype.kind in "iu" and not values.all():
-            raise ZeroDivisionError("division of integers by zero")
-        if view.size:
-            self._store(view, values, mode)
+    def _converted(self, values: _Values, mode: StoreMode) -> _Values:
+        # The server casts, to the dtype of that moment, which this process would have to ask for.
+        # A division is cast here, where a divisor of 0 shows.
+        return cast(values, self._seen_dtype) if mode == "divide" else values
 
     def _store(self, view: View, value: _Values, mode: StoreMode) -> None:
         write = TensorWrite(

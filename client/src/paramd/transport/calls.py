@@ -14,7 +14,15 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.errors import InvalidArgumentError, InvalidStreamError, ShapeMismatchError
-from paramd.spec import ParameterSpec, Region, StoredInfo, TensorHead, Version
+from paramd.spec import (
+    InitializeEntry,
+    LoadOptions,
+    ParameterSpec,
+    Selector,
+    StoredInfo,
+    TensorHead,
+    Version,
+)
 from paramd.transport.connection import Connection
 from paramd.transport.conversions import (
     attribute_fields,
@@ -33,9 +41,6 @@ from paramd.transport.receiving import (
     TensorsReceiver,
 )
 from paramd.transport.records import (
-    InitializeEntry,
-    LoadOptions,
-    Selector,
     SessionStatus,
     TensorValue,
     TensorWrite,
@@ -55,10 +60,6 @@ from paramd.wire.messages import (
 
 __all__ = [
     "Calls",
-    "InitializeEntry",
-    "LoadOptions",
-    "Region",
-    "Selector",
     "SessionStatus",
     "TensorValue",
     "TensorWrite",

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from paramd.errors import InvalidArgumentError, InvalidStreamError
-from paramd.spec import InitializerSpec, StoredInfo
+from paramd.spec import InitializerSpec, LoadOptions, Selector, StoredInfo
 from paramd.transport.operations import Operation
-from paramd.transport.records import LoadOptions, Selector, SessionStatus, WorkerStatus
+from paramd.transport.records import SessionStatus, WorkerStatus
 from paramd.transport.sending import batches
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2, tensor_pb2

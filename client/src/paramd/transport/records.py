@@ -9,12 +9,9 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.files import RowSparseRows
-from paramd.spec import InitializerSpec, Region
+from paramd.spec import Region
 
 __all__ = [
-    "InitializeEntry",
-    "LoadOptions",
-    "Selector",
     "SessionStatus",
     "TensorValue",
     "TensorWrite",
@@ -22,38 +19,6 @@ __all__ = [
 ]
 
 TensorValue = np.ndarray[Any, Any] | RowSparseRows
-
-
-@dataclass(frozen=True)
-class InitializeEntry:
-    """One parameter to initialize.
-
-    Attributes:
-        name: the parameter.
-        init: what the client resolved.
-        seed: key of the random stream.
-        draw: how many times this process initialized the name since it set the seed.
-    """
-
-    name: str
-    init: InitializerSpec
-    seed: int
-    draw: int
-
-
-@dataclass(frozen=True)
-class Selector:
-    """One array of one parameter.
-
-    Attributes:
-        name: the parameter.
-        context: of the copy; None for the only one, or the one on the current context.
-        region: the part of it; None for all.
-    """
-
-    name: str
-    context: Context | None = None
-    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -73,35 +38,6 @@ class TensorWrite:
     context: Context | None = None
     region: Region | None = None
     mode: str = "assign"
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How a file's tensors are loaded.
-
-    Attributes:
-        names: the parameters to load, restore_prefix included.
-        contexts: where to; empty for where they are, or the default.
-        allow_missing: parameters that the file lacks stay as they are.
-        ignore_extra: tensors without a parameter are passed over.
-        restore_prefix: in front of each name of the file.
-        cast_dtype: whether dtypes are converted.
-        dtype_source: 'current' or 'saved', with cast_dtype.
-        source: where the tensors come from, for messages.
-        path: a file below the server's snapshot directory, which the server reads itself; or ''.
-        file_names: every name in the file, where not all are streamed.
-    """
-
-    names: tuple[str, ...]
-    contexts: tuple[Context, ...] = ()
-    allow_missing: bool = False
-    ignore_extra: bool = False
-    restore_prefix: str = ""
-    cast_dtype: bool = False
-    dtype_source: str = "current"
-    source: str = ""
-    path: str = ""
-    file_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

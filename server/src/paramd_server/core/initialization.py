@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from paramd.context import Context
 from paramd.errors import InitializerError, InvalidArgumentError, UnknownShapeError
-from paramd.spec import InitializerSpec, StoredInfo, shape_is_known
+from paramd.spec import InitializeEntry, StoredInfo, shape_is_known
 from paramd_server.arrays.backend import Buffer
 from paramd_server.core import initializers
 from paramd_server.core.registry import Registry
 from paramd_server.core.stored_parameter import Deferred, StoredParameter
 
-__all__ = ["InitializeEntry", "distinct_contexts", "finish_deferred", "initialize"]
-
-
-@dataclass(frozen=True)
-class InitializeEntry:
-    """One parameter to initialize.
-
-    Attributes:
-        name: of the parameter.
-        init: what fills it.
-        seed: key of the random stream.
-        draw: how many times the client drew for this name before, under the same seed.
-    """
-
-    name: str
-    init: InitializerSpec
-    seed: int
-    draw: int
+__all__ = ["distinct_contexts", "finish_deferred", "initialize"]
 
 
 def distinct_contexts(registry: Registry, contexts: Sequence[Context]) -> tuple[Context, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from paramd.context import Context, cpu
+from paramd.context import cpu
 from paramd.errors import (
     ContextMismatchError,
     DTypeMismatchError,
@@ -15,7 +15,7 @@ from paramd.errors import (
     ParameterUnexpectedError,
     ShapeMismatchError,
 )
-from paramd.spec import TensorHead, Version, merge_shapes
+from paramd.spec import LoadOptions, TensorHead, Version, merge_shapes
 from paramd_server.core.attributes import cast_gradients
 from paramd_server.core.initialization import distinct_contexts, finish_deferred
 from paramd_server.core.registry import Registry
@@ -23,33 +23,7 @@ from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.value_writing import whole_value
 from paramd_server.core.writing import Action, StagedWrite, WriteStage
 
-__all__ = ["LoadOptions", "LoadStage", "check_names"]
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What a load is asked to do.
-
-    Attributes:
-        names: the parameters to load, `restore_prefix` included.
-        contexts: where to put them; empty for where they are, or the default.
-        allow_missing: whether the file may lack some.
-        ignore_extra: whether the file may hold others.
-        restore_prefix: what the names in the file lack.
-        cast_dtype: whether dtypes may differ.
-        dtype_source: with cast_dtype, 'current' casts the value and 'saved' the parameter.
-        source: where the tensors come from, for messages.
-    """
-
-    names: tuple[str, ...]
-    contexts: tuple[Context, ...] = ()
-    allow_missing: bool = False
-    ignore_extra: bool = False
-    restore_prefix: str = ""
-    cast_dtype: bool = False
-    dtype_source: str = "current"
-    source: str = "param_dict"
-    file_names: tuple[str, ...] = field(default=())
+__all__ = ["LoadStage", "check_names"]
 
 
 def _shown(names: Collection[str], limit: int = 10) -> str:

@@ -10,29 +10,14 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.errors import InvalidRegionError, RowIdError, WrongStorageTypeError
-from paramd.spec import Region, Shape, TensorHead
+from paramd.spec import Region, Selector, Shape, TensorHead
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.initialization import finish_deferred
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import IntArray, RowSparseGradient, check_ids
 from paramd_server.core.stored_parameter import StoredParameter
 
-__all__ = ["Reading", "RowReader", "Selector", "check_region", "open_gradients", "open_values"]
-
-
-@dataclass(frozen=True)
-class Selector:
-    """Names one array of one parameter, or a part of it.
-
-    Attributes:
-        name: of the parameter.
-        context: None for the only copy, or the one on the current context.
-        region: None for all of it.
-    """
-
-    name: str
-    context: Context | None = None
-    region: Region | None = None
+__all__ = ["Reading", "RowReader", "check_region", "open_gradients", "open_values"]
 
 
 @dataclass(frozen=True)

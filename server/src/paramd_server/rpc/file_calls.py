@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,12 @@ from paramd.errors import (
     InvalidStreamError,
 )
 from paramd.files import FileReader, TensorInfo, file_errors, format_of, open_reader, open_writer
-from paramd.spec import TensorHead
+from paramd.spec import LoadOptions, TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import contexts_from_wire
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from paramd_server.arrays.backend import HostArray
-from paramd_server.core.loading import LoadOptions, LoadStage, check_names
+from paramd_server.core.loading import LoadStage, check_names
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.registry import Registry
 from paramd_server.core.saving import SavedTensor, open_saved
@@ -34,15 +34,6 @@ __all__ = ["FileCalls"]
 _MANIFEST_PAGE: Final = 500
 _MAX_NAMES: Final = 1_000_000
 _DTYPE_SOURCES: Final = {0: "current", 1: "current", 2: "saved"}
-
-
-@dataclass
-class _Opened:
-    """The opening messages of a Load, put together."""
-
-    operation: Operation
-    options: LoadOptions
-    path: str
 
 
 class FileCalls:
@@ -78,13 +69,12 @@ class FileCalls:
 
     def load(self, messages: Iterator[bytes]) -> bytes:
         """See Load in the proto file."""
-        opened, rest = _open_load(messages)
-        if (answer := self._operations.answered(opened.operation)) is not None:
+        operation, options, rest = _open_load(messages)
+        if (answer := self._operations.answered(operation)) is not None:
             return answer
-        options = opened.options
-        if opened.path:
+        if options.path:
             receive_tensors(rest, pb.LoadRequest, _refuse_tensor)
-            stage = self._read(opened)
+            stage = self._read(options)
         else:
             check_names(options, options.file_names)
             stage = LoadStage(self._registry, options)
@@ -96,7 +86,7 @@ class FileCalls:
             stage.commit()
             return pb.LoadResponse(loaded=names).SerializeToString()
 
-        return self._operations.run(opened.operation, carry_out)
+        return self._operations.run(operation, carry_out)
 
     def _write(self, saved: Sequence[SavedTensor], path: str, strip_prefix: str) -> bytes:
         infos = []
@@ -121,17 +111,18 @@ class FileCalls:
         summary = pb.SaveSummary(num_tensors=len(saved), size_bytes=size)
         return pb.SaveResponse(summary=summary).SerializeToString()
 
-    def _read(self, opened: _Opened) -> LoadStage:
-        source = self._directory.resolve(opened.path)
-        options = replace(opened.options, source=f"file: {opened.path}")
-        with _file_errors(opened.path, source), open_reader(source) as reader:
+    def _read(self, options: LoadOptions) -> LoadStage:
+        source = self._directory.resolve(options.path)
+        options = replace(options, source=f"file: {options.path}")
+        wanted = frozenset(options.names)
+        with _file_errors(options.path, source), open_reader(source) as reader:
             if reader.infos and not reader.named:
-                raise FileFormatError(f"file {opened.path!r}: its arrays have no names")
+                raise FileFormatError(f"file {options.path!r}: its arrays have no names")
             held = _held_names(reader, options.restore_prefix)
             check_names(options, held)
             stage = LoadStage(self._registry, options)
             for index, name in enumerate(held):
-                if name in options.names:
+                if name in wanted:
                     _stage_from_file(stage, reader, index, name)
         return stage
 
@@ -196,8 +187,8 @@ def _manifest(saved: Sequence[SavedTensor]) -> Iterator[bytes]:
         yield pb.SaveResponse(manifest=page).SerializeToString()
 
 
-def _open_load(messages: Iterator[bytes]) -> tuple[_Opened, Iterator[bytes]]:
-    """Reads the opening messages, and gives them with the messages that follow."""
+def _open_load(messages: Iterator[bytes]) -> tuple[Operation, LoadOptions, Iterator[bytes]]:
+    """Reads the opening messages: what they say, and the messages that follow."""
     first: pb.LoadOpen = first_message(messages, pb.LoadRequest, "open")
     names, file_names = list(first.names), list(first.file_names)
     rest: list[bytes] = []
@@ -224,6 +215,7 @@ def _open_load(messages: Iterator[bytes]) -> tuple[_Opened, Iterator[bytes]]:
         cast_dtype=first.cast_dtype,
         dtype_source=_DTYPE_SOURCES.get(first.dtype_source, ""),
         source=first.source or "param_dict",
+        path=first.path,
         file_names=tuple(file_names),
     )
 
@@ -231,7 +223,7 @@ def _open_load(messages: Iterator[bytes]) -> tuple[_Opened, Iterator[bytes]]:
         yield from rest
         yield from messages
 
-    return _Opened(operation_from_wire(first.operation), options, first.path), following()
+    return operation_from_wire(first.operation), options, following()
 
 
 def _refuse_tensor(head: TensorHead) -> list[HostArray]:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from paramd.context import Context, cpu
 from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
-from paramd.spec import StoredInfo, TensorHead, Version
+from paramd.spec import InitializeEntry, Selector, StoredInfo, TensorHead, Version
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.dtypes import dtype_from_wire
@@ -34,9 +34,9 @@ from paramd.wire.tensors import (
 )
 from paramd_server.core import attributes
 from paramd_server.core.gradient_writing import GradientStage
-from paramd_server.core.initialization import InitializeEntry, initialize
+from paramd_server.core.initialization import initialize
 from paramd_server.core.operations import OperationWindow
-from paramd_server.core.reading import Reading, RowReader, Selector, open_gradients, open_values
+from paramd_server.core.reading import Reading, RowReader, open_gradients, open_values
 from paramd_server.core.registry import Registry
 from paramd_server.core.value_writing import FirstValueStage, ValueStage
 from paramd_server.core.workers import Workers
