@@ -175,10 +175,11 @@ class Orthogonal(InitialValues):
     @property
     def workspace_bytes(self) -> int:
         """About the memory that reading takes at its peak."""
-        # The entries, NumPy's copies on the way into and out of LAPACK, Q, and R.
+        # The entries, NumPy's copies on the way into and out of LAPACK, Q, and R; and half a MiB
+        # for what differs between versions of NumPy and Python.
         smaller = min(self._rows, self._columns)
         elements = 6 * self._rows * self._columns + 2 * smaller**2
-        return elements * self._dtype.itemsize + super().workspace_bytes
+        return elements * self._dtype.itemsize + (1 << 19) + super().workspace_bytes
 
     def read(self, begin: int, out: _Array) -> None:
         """Computes a range of the values."""
