@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ import pytest
 from google.protobuf.message import Message
 
 from paramd.context import cpu
-from paramd.spec import TensorHead
+from paramd.spec import ParameterSpec, TensorHead
 from paramd.v1 import parameter_pb2
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import context_to_wire
@@ -30,7 +31,7 @@ from tests.support.raw_calls import (
     refusal_of,
     refused,
 )
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, serve
 
 ONES = np.ones(SHAPE, "f4")
 
@@ -378,3 +379,15 @@ def test_addition_to_what_is_read_goes_to_a_copy(raw: RawClient) -> None:
     assert value[0] == 2
     assert (value[1:] == 1).all()
     raw.call("Delete", pb.DeleteRequest(operation=raw.operation(), names=["adding"]))
+
+
+def test_initialize_that_exceeds_the_memory_limit_initializes_nothing(tmp_path: Path) -> None:
+    with serve(tmp_path, "--memory-limit", "40M") as server, RawClient(server.address) as client:
+        names = ["small", "large"]
+        client.declare(
+            ParameterSpec("small", shape=(1000,)), ParameterSpec("large", shape=(10**7,))
+        )
+        with refused("MEMORY_LIMIT"):
+            client.initialize(*names)
+        assert [info.state for info in client.infos(*names)] == [1, 1]
+        assert client.status().memory_bytes == 0

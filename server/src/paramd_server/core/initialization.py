@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from paramd.context import Context
 from paramd.errors import InitializerError, InvalidArgumentError, UnknownShapeError
@@ -46,16 +46,23 @@ def initialize(
     Raises:
         UnknownShapeError: where the shape is not known and may not be deferred.
         InitializerError, ContextNotAvailableError, MemoryLimitError.
-        Nothing is changed then, but for MemoryLimitError: parameters before it are initialized.
+        Nothing is changed then.
     """
     placed = distinct_contexts(registry, contexts)
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise InvalidArgumentError("a parameter is initialized once in a call, but one comes twice")
     outcomes: list[tuple[str, StoredInfo]] = []
-    with registry.hold([entry.name for entry in entries]) as parameters:
+    with registry.hold(names) as parameters:
         pairs = list(zip(parameters, entries, strict=True))
         for parameter, entry in pairs:
             _check(parameter, entry, force_reinit=force_reinit)
-        for parameter, entry in pairs:
-            outcome = _initialize_one(parameter, entry, placed, force_reinit=force_reinit)
+        prepared = [
+            _prepare(parameter, entry, placed, force_reinit=force_reinit)
+            for parameter, entry in pairs
+        ]
+        for parameter, (outcome, publish) in zip(parameters, prepared, strict=True):
+            publish()
             outcomes.append((outcome, parameter.info()))
     return outcomes
 
@@ -78,26 +85,34 @@ def _check(parameter: StoredParameter, entry: InitializeEntry, *, force_reinit: 
         )
 
 
-def _initialize_one(
+def _prepare(
     parameter: StoredParameter,
     entry: InitializeEntry,
     contexts: tuple[Context, ...],
     *,
     force_reinit: bool,
-) -> str:
+) -> tuple[str, Callable[[], None]]:
+    """The outcome, and what brings it about."""
     if parameter.copies and not force_reinit:
-        return "already_initialized"
+        return "already_initialized", _nothing
     deferred = Deferred(entry.init, contexts, entry.seed, entry.draw)
     if parameter.copies and entry.init.client_side:
-        return "deferred"
+        return "deferred", _nothing
     if not shape_is_known(parameter.current.shape) or entry.init.client_side:
-        parameter.deferred = deferred
-        return "deferred"
-    _fill(parameter, deferred)
-    return "initialized"
+
+        def defer() -> None:
+            parameter.deferred = deferred
+
+        return "deferred", defer
+    return "initialized", _fill(parameter, deferred)
 
 
-def _fill(parameter: StoredParameter, deferred: Deferred) -> None:
+def _nothing() -> None:
+    """The parameter stays as it is."""
+
+
+def _fill(parameter: StoredParameter, deferred: Deferred) -> Callable[[], None]:
+    """Computes the value, and gives what publishes it."""
     shape, dtype = parameter.current.shape, parameter.current.dtype
     assert shape is not None
     if initializers.is_zero(deferred.init):
@@ -115,7 +130,7 @@ def _fill(parameter: StoredParameter, deferred: Deferred) -> None:
         with parameter.reserved(values.workspace_bytes):
             values.read(0, parameter.staged_array(staged).reshape(-1))
         copies = parameter.spread(staged, deferred.contexts)
-    parameter.prepare(copies)()
+    return parameter.prepare(copies)
 
 
 def finish_deferred(parameter: StoredParameter) -> None:
@@ -136,4 +151,4 @@ def finish_deferred(parameter: StoredParameter) -> None:
         return
     spec = parameter.current
     initializers.check(deferred.init, spec.name, spec.shape, spec.dtype)
-    _fill(parameter, deferred)
+    _fill(parameter, deferred)()
