@@ -121,6 +121,21 @@ class LinearInitializer(mx.init.Initializer):  # type: ignore[misc]
 
 mx.init.register(LinearInitializer)
 
+_save = mx.nd.save
+
+
+def _save_what_has_settled(*args: Any, **kwargs: Any) -> None:
+    """MXNet's save, once nothing is under way.
+
+    Its own is in a race: of a row_sparse value that its key-value store is still pulling it may
+    write the ids with the storage shape of before, a file that MXNet cannot read either.
+    """
+    mx.nd.waitall()
+    _save(*args, **kwargs)
+
+
+mx.nd.save = _save_what_has_settled
+
 
 def _forward(parameter: Any) -> None:
     shape = parameter.shape
