@@ -39,6 +39,7 @@ from paramd.wire.tensors import (
     head_to_wire,
     region_to_wire,
 )
+from tests.support.receiving import feed_all
 
 Array = np.ndarray[Any, Any]
 
@@ -326,7 +327,7 @@ def received(response_class: Any, messages: Iterable[bytes]) -> list[tuple[Tenso
         found.append((head, array))
         return [byte_view(array)]
 
-    TensorReceiver(response_class, place).feed_all(messages)
+    feed_all(TensorReceiver(response_class, place), messages)
     return found
 
 

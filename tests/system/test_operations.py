@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -391,3 +392,20 @@ def test_initialize_that_exceeds_the_memory_limit_initializes_nothing(tmp_path: 
             client.initialize(*names)
         assert [info.state for info in client.infos(*names)] == [1, 1]
         assert client.status().memory_bytes == 0
+
+
+def test_rows_of_a_parameter_that_is_cast_during_the_pull(raw: RawClient, name: str) -> None:
+    table = f"{name} table"
+    raw.create(table, (4, 2), stype="row_sparse")
+    requests: SimpleQueue[Message | None] = SimpleQueue()
+    answers = raw.start("PullRowSparse", iter(requests.get, None))
+    requests.put(pb.PullRowSparseRequest(open=pb.PullRowSparseOpen(name=table)))
+    next(answers)
+    raw.call(
+        "Cast", pb.CastRequest(operation=raw.operation(), names=[table], dtype="DTYPE_FLOAT64")
+    )
+    requests.put(pb.PullRowSparseRequest(ids=np.arange(4).tobytes()))
+    with refused("DTYPE_MISMATCH"):
+        next(answers)
+    requests.put(None)
+    raw.call("Delete", pb.DeleteRequest(operation=raw.operation(), names=[table]))

@@ -15,12 +15,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from paramd.initial_values import check_arguments
 from paramd.spec import ParameterSpec
 from paramd.v1 import parameter_service_pb2, session_service_pb2
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.config import ServerConfig
-from paramd_server.core import initializers
 from paramd_server.core.coordination import Barriers, Claims
 from paramd_server.core.operations import OperationWindow
 from paramd_server.core.registry import Registry
@@ -178,7 +178,7 @@ class Server:
 
 def _check_declared(spec: ParameterSpec) -> None:
     if spec.init is not None:
-        initializers.check_arguments(spec.init, spec.name)
+        check_arguments(spec.init, spec.name)
 
 
 def _pool(name: str, size: int) -> futures.ThreadPoolExecutor:

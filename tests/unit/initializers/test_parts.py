@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paramd.errors import InitializerError, RowIdError
+from paramd.errors import InitializerError
 from paramd.initial_values import BLOCK, fill, resolve
 from paramd.spec import InitializerSpec
 from paramd.wire.dtypes import DTYPES
-from paramd_server.core.initializers import fill_range, fill_rows
 
 SPECS = [
     InitializerSpec("zero"),
@@ -54,7 +53,7 @@ def test_ranges_have_the_values_of_the_whole(spec: InitializerSpec, data: st.Dat
     parts = np.empty(size, dtype)
     for begin, end in itertools.pairwise(edges):
         part = parts[begin:end]
-        fill_range(spec, "w", shape, dtype, seed=7, draw=1, out=part, begin=begin)
+        fill(spec, "w", shape, dtype, seed=7, draw=1, out=part, begin=begin)
     np.testing.assert_array_equal(parts.reshape(shape), _whole(spec, shape, dtype))
 
 
@@ -69,33 +68,6 @@ def test_one_reader_gives_the_values_in_any_order(data: st.DataObject) -> None:
         out = np.empty(data.draw(st.integers(0, whole.size - begin)), dtype)
         values.read(begin, out)
         np.testing.assert_array_equal(out, whole[begin : begin + out.size])
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_rows_have_the_values_of_the_whole(spec: InitializerSpec, data: st.DataObject) -> None:
-    shape = data.draw(st.sampled_from(SHAPES))
-    dtype = data.draw(st.sampled_from(FLOATING))
-    chosen = data.draw(st.lists(st.integers(0, shape[0] - 1), max_size=20))
-    rows = np.array(sorted(chosen), np.int64)
-    out = np.empty((rows.size, *shape[1:]), dtype)
-    fill_rows(spec, "w", shape, dtype, seed=7, draw=1, rows=rows, out=out)
-    np.testing.assert_array_equal(out, _whole(spec, shape, dtype)[rows])
-
-
-@pytest.mark.parametrize("shards", [1, 2, 3, 7])
-def test_shards_by_row_modulo_hold_the_table_together(shards: int) -> None:
-    shape, dtype = (5000, 33), np.dtype(np.float32)
-    table = np.empty(shape, dtype)
-    for shard in range(shards):
-        rows = np.arange(shard, shape[0], shards)
-        part = np.empty((rows.size, 33), dtype)
-        fill_rows(
-            InitializerSpec("uniform"), "w", shape, dtype, seed=7, draw=1, rows=rows, out=part
-        )
-        table[rows] = part
-    np.testing.assert_array_equal(table, _whole(InitializerSpec("uniform"), shape, dtype))
 
 
 @pytest.mark.parametrize("name", ["uniform", "normal", "orthogonal"])
@@ -131,19 +103,13 @@ def test_filling_takes_the_memory_of_a_block(spec: InitializerSpec, dtype: str) 
     shape = (256, 4, 40, 50)
     out = np.empty(shape, dtype)
     values = resolve(spec, "w", shape, out.dtype, seed=7, draw=1)
-    rows = np.arange(0, shape[0], 2)
-    some = np.empty((rows.size, *shape[1:]), dtype)
     tracemalloc.start()
     try:
         values.read(0, out.reshape(-1))
-        dense = tracemalloc.get_traced_memory()[1]
-        tracemalloc.reset_peak()
-        fill_rows(spec, "w", shape, out.dtype, seed=7, draw=1, rows=rows, out=some)
-        sparse = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert dense <= values.workspace_bytes <= 64 * BLOCK
-    assert sparse <= values.workspace_bytes + 2 * 8 * (BLOCK + 8000)
+    assert peak <= values.workspace_bytes <= 64 * BLOCK
 
 
 @pytest.mark.parametrize("shape", [(500, 500), (900, 100), (100, 900)])
@@ -157,25 +123,6 @@ def test_orthogonal_takes_the_memory_that_it_says(shape: tuple[int, int]) -> Non
     finally:
         tracemalloc.stop()
     assert peak <= values.workspace_bytes <= 8 * out.nbytes + 2**20 + out.nbytes
-
-
-def test_rows_out_of_range_name_the_parameter() -> None:
-    spec, dtype = InitializerSpec("one"), np.dtype(np.float32)
-    for rows in ([-1, 2], [0, 4]):
-        with pytest.raises(RowIdError, match=r"'w'.*0 to 3"):
-            fill_rows(
-                spec, "w", (4, 2), dtype, seed=0, draw=0,
-                rows=np.array(rows), out=np.empty((2, 2), dtype),
-            )  # fmt: skip
-
-
-def test_rows_that_descend_are_refused() -> None:
-    dtype = np.dtype(np.float32)
-    with pytest.raises(ValueError, match="descend"):
-        fill_rows(
-            InitializerSpec("one"), "w", (4, 2), dtype, seed=0, draw=0,
-            rows=np.array([2, 1]), out=np.empty((2, 2), dtype),
-        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -194,13 +141,6 @@ def test_arrays_that_do_not_fit_are_refused(out: np.ndarray[Any, Any], begin: in
             InitializerSpec("one"), "w", (4, 2), np.dtype(np.float32),
             seed=0, draw=0, out=out, begin=begin,
         )  # fmt: skip
-    rows = np.arange(4)
-    if out.size != 8 or out.dtype != np.float32 or not out.flags.c_contiguous:
-        with pytest.raises(ValueError, match="expected a C-contiguous"):
-            fill_rows(
-                InitializerSpec("one"), "w", (4, 2), np.dtype(np.float32),
-                seed=0, draw=0, rows=rows, out=out,
-            )  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [(-1, 0), (2**64, 0), (0, -1), (0, 2**64)])

@@ -32,6 +32,7 @@ from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
 from paramd.wire.tensors import TensorReceiver, byte_view, data_messages, head_to_wire
 from tests.support.fake_server import FakeServer, fail, fail_with
+from tests.support.receiving import feed_all
 
 VALUE = np.arange(700_000, dtype="<f4").reshape(700, 1000)  # three chunks
 HEAD = TensorHead("w", VALUE.shape, VALUE.dtype, version=Version(1, 1))
@@ -299,7 +300,8 @@ def test_any_layout_and_byte_order_is_sent_right(
             received.append(np.empty(head.shape, head.dtype))
             return [byte_view(received[-1])]
 
-        TensorReceiver(pb.SetDataRequest, place, other=lambda _message: None).feed_all(messages)
+        receiver = TensorReceiver(pb.SetDataRequest, place, other=lambda _message: None)
+        feed_all(receiver, messages)
         return ONE_VERSION.SerializeToString()
 
     server.on("SetData", set_data)

@@ -33,6 +33,7 @@ from paramd.wire.tensors import (
     region_to_wire,
     tensor_messages,
 )
+from tests.support.receiving import feed_all
 
 
 def _encodable(text: str) -> bool:
@@ -69,7 +70,7 @@ def receive(messages: list[bytes]) -> list[np.ndarray[Any, Any]]:
         return [array[:half].data, array[half:].data]
 
     receiver = TensorReceiver(pb.GetDataResponse, place)
-    receiver.feed_all(messages)
+    feed_all(receiver, messages)
     assert receiver.num_tensors == len(found)
     return found
 
@@ -199,9 +200,12 @@ def test_callbacks_come_in_the_order_of_the_stream() -> None:
     header = pb.SaveResponse(header=HEADER.header)
     empty = pb.SaveResponse(header=head_to_wire(TensorHead("e", (0,), np.dtype("u1"))))
     manifest = pb.SaveResponse(manifest=pb.SaveManifest(last=True))
-    receiver.feed_all(
-        each.SerializeToString()
-        for each in [manifest, header, pb.SaveResponse(data=b"1234"), empty, manifest]
+    feed_all(
+        receiver,
+        [
+            each.SerializeToString()
+            for each in [manifest, header, pb.SaveResponse(data=b"1234"), empty, manifest]
+        ],
     )
     assert events == ["manifest", "place t", "complete t", "place e", "complete e", "manifest"]
 

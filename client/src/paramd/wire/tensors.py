@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -189,18 +189,6 @@ def tensor_messages(
         yield message_class(pack=pack).SerializeToString()
 
 
-class StreamMessage(Protocol):
-    """A generated class of messages whose oneof `part` has `header` and `data`."""
-
-    header: tensor_pb2.TensorHeader
-    data: bytes
-
-    def WhichOneof(self, oneof_group: str) -> str | None: ...  # noqa: N802
-
-    @staticmethod
-    def FromString(s: bytes) -> StreamMessage: ...  # noqa: N802
-
-
 class TensorReceiver:
     """Takes the messages of a stream of tensors and puts the payload where it belongs.
 
@@ -242,12 +230,6 @@ class TensorReceiver:
             payload = self._feed_slowly(message)
         if payload is not None:
             self._put(payload)
-
-    def feed_all(self, messages: Iterable[bytes]) -> None:
-        """Takes all messages and checks that the last tensor is complete."""
-        for message in messages:
-            self.feed(message)
-        self.finish()
 
     def finish(self) -> None:
         """Checks that no tensor is left half-way.

@@ -13,10 +13,10 @@ from paramd.errors import (
     ShapeMismatchError,
     UninitializedContextError,
 )
+from paramd.initial_values import check_arguments
 from paramd.spec import InitializerSpec, ParameterSpec, Shape
 from paramd_server.arrays.backend import Buffer
 from paramd_server.arrays.devices import Devices
-from paramd_server.core import initializers
 from paramd_server.core.initialization import distinct_contexts, finish_deferred
 from paramd_server.core.mean import mean_of_copies
 from paramd_server.core.registry import Registry
@@ -118,7 +118,7 @@ def set_init(registry: Registry, names: Sequence[str], init: InitializerSpec | N
 
     def prepare(parameter: StoredParameter) -> Action:
         if init is not None and not init.client_side:
-            initializers.check_arguments(init, parameter.name)
+            check_arguments(init, parameter.name)
         return _change_spec(parameter, init=init)
 
     _apply(registry, names, prepare)

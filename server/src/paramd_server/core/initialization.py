@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from paramd.context import Context
 from paramd.errors import InitializerError, InvalidArgumentError, UnknownShapeError
+from paramd.initial_values import check, is_zero, resolve
 from paramd.spec import InitializeEntry, StoredInfo, shape_is_known
 from paramd_server.arrays.backend import Buffer
-from paramd_server.core import initializers
 from paramd_server.core.registry import Registry
 from paramd_server.core.stored_parameter import Deferred, StoredParameter
 
@@ -77,7 +77,7 @@ def _check(parameter: StoredParameter, entry: InitializeEntry, *, force_reinit: 
             f"Cannot initialize Parameter '{spec.name}' because it has invalid shape: {spec.shape}",
             parameter=spec.name,
         )
-    initializers.check(entry.init, spec.name, spec.shape, spec.dtype)
+    check(entry.init, spec.name, spec.shape, spec.dtype)
     if spec.stype == "csr" and entry.init.name in ("zero", "one", "constant"):
         raise InitializerError(
             f"Parameter '{spec.name}': a csr parameter cannot be filled with one number",
@@ -115,7 +115,7 @@ def _fill(parameter: StoredParameter, deferred: Deferred) -> Callable[[], None]:
     """Computes the value, and gives what publishes it."""
     shape, dtype = parameter.current.shape, parameter.current.dtype
     assert shape is not None
-    if initializers.is_zero(deferred.init):
+    if is_zero(deferred.init):
         # Every copy is zeroed by the system, page by page when it is first written.
         copies: dict[Context, Buffer] = {
             context: parameter.backend(context).zeros(shape, dtype, context)
@@ -123,7 +123,7 @@ def _fill(parameter: StoredParameter, deferred: Deferred) -> Callable[[], None]:
         }
     else:
         staged = parameter.stage(shape, dtype)
-        values = initializers.resolve(
+        values = resolve(
             deferred.init, parameter.name, shape, dtype, seed=deferred.seed, draw=deferred.draw
         )
         # Little for most, but a multiple of the parameter for a decomposition.
@@ -150,5 +150,5 @@ def finish_deferred(parameter: StoredParameter) -> None:
     ):
         return
     spec = parameter.current
-    initializers.check(deferred.init, spec.name, spec.shape, spec.dtype)
+    check(deferred.init, spec.name, spec.shape, spec.dtype)
     _fill(parameter, deferred)()

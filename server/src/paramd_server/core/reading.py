@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from paramd.context import Context
-from paramd.errors import InvalidRegionError, RowIdError, WrongStorageTypeError
+from paramd.errors import DTypeMismatchError, InvalidRegionError, WrongStorageTypeError
 from paramd.spec import Region, Selector, Shape, TensorHead
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.initialization import finish_deferred
@@ -232,7 +232,8 @@ class RowReader:
 
         Raises:
             RowIdError, InvalidStreamError: for wrong ids.
-            ParameterNotFoundError, ContextWithoutCopyError: where it went meanwhile.
+            ParameterNotFoundError, ContextWithoutCopyError, DTypeMismatchError: where it went,
+                or was cast, meanwhile.
         """
         parameter = self._parameter
         check_ids(parameter.name, ids, self.head.shape[0], after=self._last_id)
@@ -242,9 +243,10 @@ class RowReader:
         with parameter.lock:
             parameter.check_not_deleted()
             buffer = parameter.copies[parameter.resolve(self._context, self._context)]
-            if buffer.shape != self.head.shape or buffer.dtype != self.head.dtype:
-                raise RowIdError(
-                    f"Parameter '{parameter.name}' was reshaped or cast during the pull",
+            if buffer.dtype != self.head.dtype:
+                raise DTypeMismatchError(
+                    f"Parameter '{parameter.name}' was cast during the pull, from "
+                    f"{self.head.dtype} to {buffer.dtype}",
                     parameter=parameter.name,
                 )
             parameter.backend(self._context).take_rows(buffer, ids, out)
