@@ -9,7 +9,7 @@ server holds; `data()` and `grad()` of them are live arrays.
 from paramd.transport import fork_support as _fork_support  # noqa: F401
 
 # isort: on
-from paramd import errors, gluon, initializer, nd, random
+from paramd import errors, gluon, initializer, lr_scheduler, nd, optimizer, random
 from paramd import initializer as init
 from paramd.constant import Constant
 from paramd.context import (
@@ -26,6 +26,7 @@ from paramd.ndarray import NDArray, RowSparseNDArray
 from paramd.parameter import Parameter, tensor_types
 from paramd.parameter_dict import ParameterDict
 from paramd.session import Session, connect, current_session
+from paramd.trainer import Trainer
 
 __all__ = [
     # Sessions
@@ -37,6 +38,10 @@ __all__ = [
     "Constant",
     "ParameterDict",
     "tensor_types",
+    # Training
+    "Trainer",
+    "optimizer",
+    "lr_scheduler",
     # Arrays
     "NDArray",
     "RowSparseNDArray",

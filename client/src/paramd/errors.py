@@ -15,6 +15,7 @@ __all__ = [
     "BarrierTimeoutError",
     "BroadcastError",
     "ClaimLostError",
+    "ClockMismatchError",
     "ContextMismatchError",
     "ContextNotAvailableError",
     "ContextWithoutCopyError",
@@ -31,10 +32,12 @@ __all__ = [
     "InvalidNameError",
     "InvalidRegionError",
     "InvalidStreamError",
+    "LeaseEndedError",
     "MXNetError",
     "MemoryLimitError",
     "NoGradientError",
     "NoSessionError",
+    "NonFiniteGradientError",
     "NotInitializedError",
     "OperationExpiredError",
     "ParamdError",
@@ -44,13 +47,20 @@ __all__ = [
     "PathNotAllowedError",
     "ProtocolMismatchError",
     "RowIdError",
+    "ScheduledLearningRateError",
     "ServerUnavailable",
     "SessionClosedError",
     "ShapeMismatchError",
+    "StaleGradientError",
     "StalledError",
+    "StatesMismatchError",
+    "TrainerMismatchError",
+    "TrainerNotFoundError",
     "UninitializedContextError",
     "UninitializedValueError",
     "UnknownShapeError",
+    "WorkerLostError",
+    "WorkerNotJoinedError",
     "WrongStorageTypeError",
 ]
 
@@ -267,6 +277,66 @@ class OperationExpiredError(ParamdError, RuntimeError):
     """A changing call was sent again after the server had forgotten its answer."""
 
     reason = "OPERATION_EXPIRED"
+
+
+class TrainerNotFoundError(ParamdError, KeyError):
+    """The server holds no trainer of that name: never declared, or deleted."""
+
+    reason = "TRAINER_NOT_FOUND"
+
+
+class TrainerMismatchError(ParamdError, RuntimeError):
+    """A trainer of that name exists with other settings, or steps the same parameters."""
+
+    reason = "TRAINER_MISMATCH"
+
+
+class StatesMismatchError(ParamdError, ValueError):
+    """Optimizer states that belong to another optimizer or to other parameters."""
+
+    reason = "STATES_MISMATCH"
+
+
+class ScheduledLearningRateError(ParamdError, UserWarning):
+    """The learning rate cannot be set, because a scheduler sets it. MXNet raises UserWarning."""
+
+    reason = "SCHEDULED_LEARNING_RATE"
+
+
+class StaleGradientError(ParamdError, UserWarning):
+    """A gradient has not been written since the last step. MXNet raises UserWarning."""
+
+    reason = "STALE_GRADIENT"
+
+
+class NonFiniteGradientError(ParamdError, FloatingPointError):
+    """A gradient holds NaN or infinity, and the trainer's policy is 'error'."""
+
+    reason = "NON_FINITE_GRADIENT"
+
+
+class WorkerNotJoinedError(ParamdError, RuntimeError):
+    """A push of a worker that never joined."""
+
+    reason = "WORKER_NOT_JOINED"
+
+
+class LeaseEndedError(ParamdError, RuntimeError):
+    """A push of a worker whose lease has ended, or whose place another one has taken."""
+
+    reason = "LEASE_ENDED"
+
+
+class WorkerLostError(ParamdError, RuntimeError):
+    """The lease of another worker has ended, and the trainer stops until that worker is back."""
+
+    reason = "WORKER_LOST"
+
+
+class ClockMismatchError(ParamdError, RuntimeError):
+    """A push whose clock is not the one that the worker has reached."""
+
+    reason = "CLOCK_MISMATCH"
 
 
 class ProtocolMismatchError(ParamdError, RuntimeError):

@@ -14,11 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from paramd.errors import NoSessionError, ParameterNotFoundError, SessionClosedError
+from paramd.trainer_spec import TrainerInfo
 from paramd.transport import fork_support as fork_support
 from paramd.transport.calls import Calls, SessionStatus, WorkerStatus
 from paramd.transport.connection import Connection, ConnectionOptions
 from paramd.transport.coordination import claim, meet
 from paramd.transport.embedded import EmbeddedServer
+from paramd.transport.membership import Membership
 
 if TYPE_CHECKING:
     from paramd.parameter_dict import ParameterDict
@@ -55,6 +57,7 @@ class Session:
         transport: str = "auto",
         worker: str = "",
         num_workers: int | None = None,
+        lease: float = 10.0,
         memory_limit: str | int | None = None,
         snapshot_dir: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -64,6 +67,7 @@ class Session:
             "stall_timeout": _seconds("stall_timeout", stall_timeout),
             "transport": _check_transport(transport),
             "num_workers": None if num_workers is None else _check_workers(num_workers),
+            "lease": _seconds("lease", lease),
         }
         self._closing = threading.Lock()
         self._closed = False
@@ -75,6 +79,7 @@ class Session:
         try:
             self._connection = self._connect(worker)
             self.calls = Calls(self._connection)
+            self._membership = Membership(self._connection, worker, self._options["lease"])
             self._connection.hello()
         except BaseException:
             if self._embedded is not None:
@@ -118,6 +123,7 @@ class Session:
                 return
             self._closed = True
         _open.discard(self)
+        self._membership.close()
         self._connection.close()
         if self._embedded is not None:
             self._embedded.close()
@@ -206,7 +212,8 @@ class Session:
 
         Args:
             name: of the barrier; '' is 'default'. It can be used again and again.
-            num_workers: how many meet; else that of `connect`, else `PARAMD_NUM_WORKERS`.
+            num_workers: how many meet; else that of `connect`, else `PARAMD_NUM_WORKERS`, else as
+                many as have joined and hold their leases, where this session is one of them.
             timeout: seconds, or None to wait without end.
 
         Returns:
@@ -217,22 +224,78 @@ class Session:
             BarrierMismatchError: where the others expect another number of workers.
             ValueError: where the number of workers is not known.
         """
-        count = self._num_workers() if num_workers is None else _check_workers(num_workers)
+        count = self.expected_workers(num_workers)
+        if not count and not self.joined:
+            raise ValueError(
+                "the number of workers is not known: give num_workers= to barrier() or connect(), "
+                "set PARAMD_NUM_WORKERS, or join() the workers"
+            )
         return meet(self._connection, name or _DEFAULT_BARRIER, count, timeout)
 
-    def _num_workers(self) -> int:
+    def expected_workers(self, num_workers: int | None = None) -> int:
+        """How many workers there are to be; 0 where that is not known.
+
+        Args:
+            num_workers: the number itself; else that of `connect`, else `PARAMD_NUM_WORKERS`.
+        """
+        if num_workers is not None:
+            return _check_workers(num_workers)
         declared: int | None = self._options["num_workers"]
         if declared is not None:
             return declared
         text = os.environ.get("PARAMD_NUM_WORKERS", "")
         if not text:
-            raise ValueError(
-                "the number of workers is not known: give num_workers= to barrier() or connect(), "
-                "or set PARAMD_NUM_WORKERS"
-            )
+            return 0
         if not text.isascii() or not text.isdigit():
             raise ValueError(f"PARAMD_NUM_WORKERS is a whole number, but is {text!r}")
         return _check_workers(int(text))
+
+    # Workers
+
+    def join(self) -> int:
+        """Makes this session one of the cluster's workers. The first step of a trainer does so.
+
+        The worker holds a lease, which heartbeats renew; when it ends, nobody waits for this
+        worker any more. A worker that has a name (`connect(worker=)`) gets the same rank when it
+        comes back, and takes the place of its former self at once.
+
+        Returns:
+            The rank: a number from 0, of this worker alone.
+        """
+        return self._membership.join()
+
+    def leave(self) -> None:
+        """Leaves the workers, so that nobody waits for this one. `close` does so, too."""
+        self._membership.leave()
+
+    @property
+    def joined(self) -> bool:
+        """Whether this session is one of the workers; in a forked child it is not yet."""
+        return self._membership.joined
+
+    @property
+    def rank(self) -> int:
+        """This worker's number, from 0. Joins where it has not yet."""
+        return self._membership.rank if self.joined else self.join()
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers have joined and hold their leases now. Joins where it has not yet."""
+        if not self.joined:
+            self.join()
+        return self._membership.num_workers()
+
+    def trainers(self) -> list[TrainerInfo]:
+        """The trainers that the server holds, in order of creation."""
+        return self.calls.training.describe()
+
+    def delete_trainer(self, name: str) -> None:
+        """Removes a trainer with its optimizer states; its parameters stay.
+
+        Raises:
+            TrainerNotFoundError: for an unknown name.
+        """
+        self.calls.training.delete(name)
 
     def status(self) -> SessionStatus:
         """What the server holds, and who works with it."""
@@ -255,6 +318,7 @@ def connect(
     transport: str = "auto",
     worker: str = "",
     num_workers: int | None = None,
+    lease: float = 10.0,
     memory_limit: str | int | None = None,
     snapshot_dir: str | os.PathLike[str] | None = None,
 ) -> Session:
@@ -267,8 +331,11 @@ def connect(
             waited for that long. For a stream, seconds of retrying without getting further.
         stall_timeout: seconds in which something must move in a stream of values.
         transport: 'auto' or 'tcp', which are the same so far.
-        worker: the name that the server counts this session's pushes under, 256 bytes at most.
-        num_workers: how many workers meet at `barrier()`.
+        worker: this worker's name, 256 bytes at most, under which the server counts its pushes;
+            one that is started again under the same name gets its rank back.
+        num_workers: how many workers meet at `barrier()`, and how many the first step of a
+            distributed trainer waits for.
+        lease: seconds of silence after which a worker that has joined counts as gone.
         memory_limit: of an embedded server, such as '8GiB' or a number of bytes.
         snapshot_dir: of an embedded server: where it keeps files.
 
@@ -290,6 +357,7 @@ def connect(
         transport=transport,
         worker=worker,
         num_workers=num_workers,
+        lease=lease,
         memory_limit=memory_limit,
         snapshot_dir=snapshot_dir,
     )

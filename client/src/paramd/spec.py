@@ -45,6 +45,7 @@ STYPES = ("default", "row_sparse", "csr")
 GRAD_REQS = ("write", "add", "null")
 MAX_NAME_BYTES = 1024
 _ID_BYTES: Final = 8
+_ELEMENTS_PER_PACKED_BYTE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class TensorHead:
         version: of a read, what the payload is a version of.
         region: of a write, the part of the target; None means all of it.
         mode: of a write, one of MODES.
+        two_bit_threshold: of a compressed gradient; 0 for an ordinary payload.
     """
 
     name: str
@@ -155,10 +157,13 @@ class TensorHead:
     version: Version | None = None
     region: Region | None = None
     mode: str = ""
+    two_bit_threshold: float = 0.0
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the payload; for row_sparse the ids (int64) and the rows."""
+        if self.two_bit_threshold:
+            return -(-math.prod(self.shape) // _ELEMENTS_PER_PACKED_BYTE)
         if self.stype == "row_sparse":
             row = math.prod(self.shape[1:]) * self.dtype.itemsize
             return self.num_rows * (_ID_BYTES + row)

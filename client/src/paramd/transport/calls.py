@@ -47,6 +47,7 @@ from paramd.transport.records import (
     WorkerStatus,
 )
 from paramd.transport.sending import batches, id_blocks, write_messages
+from paramd.transport.training import TrainingCalls
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2
 from paramd.wire.dtypes import dtype_to_wire
@@ -76,10 +77,14 @@ class Calls:
 
     Args:
         connection: sends them.
+
+    Attributes:
+        training: the calls about trainers.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.training = TrainingCalls(connection)
 
     def declare(
         self, declarations: Sequence[tuple[ParameterSpec, frozenset[str]]]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import grpc
 
-from paramd.v1 import parameter_service_pb2, session_service_pb2
+from paramd.v1 import parameter_service_pb2, session_service_pb2, training_service_pb2
 
 __all__ = ["Channel", "grpc_target"]
 
@@ -79,6 +79,7 @@ class Channel:
         for module, service in (
             (parameter_service_pb2, "ParameterService"),
             (session_service_pb2, "SessionService"),
+            (training_service_pb2, "TrainingService"),
         ):
             for method in module.DESCRIPTOR.services_by_name[service].methods:
                 self._methods[method.name] = self._bind(method)

@@ -24,7 +24,15 @@ from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.envelope import decode_data
 from paramd.wire.tensors import TensorReceiver, byte_view, head_from_wire
 
-__all__ = ["Out", "OutArray", "RowsReceiver", "SaveReceiver", "SinkFactory", "TensorsReceiver"]
+__all__ = [
+    "Out",
+    "OutArray",
+    "RowsReceiver",
+    "SaveReceiver",
+    "SinkFactory",
+    "TensorsReceiver",
+    "payload_of",
+]
 
 Out = np.ndarray[Any, Any] | None
 SinkFactory = Callable[[Sequence[TensorHead]], AbstractContextManager[Callable[[memoryview], None]]]
@@ -163,7 +171,7 @@ def _check_ids(head: TensorHead, ids: np.ndarray[Any, Any]) -> None:
         )
 
 
-def _payload(message: bytes, message_class: type[Any]) -> tuple[memoryview | None, Any]:
+def payload_of(message: bytes, message_class: type[Any]) -> tuple[memoryview | None, Any]:
     """The payload of a data message, or the parsed message of another kind."""
     payload = decode_data(message)
     if payload is not None:
@@ -198,7 +206,7 @@ class RowsReceiver:
 
     def feed(self, message: bytes) -> None:
         """Takes the header, then rows."""
-        payload, parsed = _payload(message, pb.PullRowSparseResponse)
+        payload, parsed = payload_of(message, pb.PullRowSparseResponse)
         if payload is None:
             self._open(parsed)
             return
@@ -249,7 +257,7 @@ class SaveReceiver:
 
     def feed(self, message: bytes) -> None:
         """Takes the next message."""
-        payload, parsed = _payload(message, pb.SaveResponse)
+        payload, parsed = payload_of(message, pb.SaveResponse)
         if payload is not None:
             if len(payload) > self._missing or self._sink is None:
                 raise InvalidStreamError(f"{len(payload)} bytes of payload came unexpectedly")

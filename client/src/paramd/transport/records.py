@@ -9,9 +9,10 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.files import RowSparseRows
-from paramd.spec import Region
+from paramd.spec import Region, Shape
 
 __all__ = [
+    "PackedGradient",
     "SessionStatus",
     "TensorValue",
     "TensorWrite",
@@ -19,6 +20,23 @@ __all__ = [
 ]
 
 TensorValue = np.ndarray[Any, Any] | RowSparseRows
+
+
+@dataclass(frozen=True)
+class PackedGradient:
+    """A gradient that 2-bit compression made.
+
+    Attributes:
+        packed: its bytes.
+        shape: of the gradient.
+        dtype: of the gradient.
+        threshold: what each element that is not 0 stands for.
+    """
+
+    packed: np.ndarray[Any, np.dtype[np.uint8]]
+    shape: Shape
+    dtype: np.dtype[Any]
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class TensorWrite:
     """
 
     name: str
-    value: TensorValue
+    value: TensorValue | PackedGradient
     context: Context | None = None
     region: Region | None = None
     mode: str = "assign"

@@ -10,7 +10,7 @@ import numpy as np
 from paramd.errors import DTypeMismatchError
 from paramd.files import RowSparseRows
 from paramd.spec import TensorHead
-from paramd.transport.records import TensorWrite
+from paramd.transport.records import PackedGradient, TensorWrite
 from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import dtype_of
 from paramd.wire.tensors import tensor_messages
@@ -52,6 +52,9 @@ def _as_sent(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
     value = write.value
+    if isinstance(value, PackedGradient):
+        head = TensorHead(write.name, value.shape, value.dtype, two_bit_threshold=value.threshold)
+        return head, [value.packed]
     if isinstance(value, RowSparseRows):
         ids = np.asarray(value.ids, dtype="<i8", order="C")
         rows = _as_sent(write.name, value.rows)

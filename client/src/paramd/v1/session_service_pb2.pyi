@@ -116,6 +116,48 @@ class OnceResponse(_message.Message):
     state: OnceState
     def __init__(self, state: _Optional[_Union[OnceState, str]] = ...) -> None: ...
 
+class JoinRequest(_message.Message):
+    __slots__ = ("identity", "worker", "lease_ms")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    identity: bytes
+    worker: str
+    lease_ms: int
+    def __init__(self, identity: _Optional[bytes] = ..., worker: _Optional[str] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("rank", "num_workers")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    num_workers: int
+    def __init__(self, rank: _Optional[int] = ..., num_workers: _Optional[int] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("identity",)
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    identity: bytes
+    def __init__(self, identity: _Optional[bytes] = ...) -> None: ...
+
+class HeartbeatResponse(_message.Message):
+    __slots__ = ("rank", "num_workers")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    num_workers: int
+    def __init__(self, rank: _Optional[int] = ..., num_workers: _Optional[int] = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("identity",)
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    identity: bytes
+    def __init__(self, identity: _Optional[bytes] = ...) -> None: ...
+
+class LeaveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class BarrierRequest(_message.Message):
     __slots__ = ("name", "num_workers", "operation", "wait_ms", "leave")
     NAME_FIELD_NUMBER: _ClassVar[int]

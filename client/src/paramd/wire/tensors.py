@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -81,6 +82,7 @@ def head_to_wire(head: TensorHead) -> tensor_pb2.TensorHeader:
         size_bytes=head.size_bytes,
         num_rows=head.num_rows,
         mode=_MODE_NUMBERS.get(head.mode, 0),  # type: ignore[arg-type]
+        two_bit_threshold=head.two_bit_threshold,
     )
     if head.context is not None:
         message.context.CopyFrom(context_to_wire(head.context))
@@ -123,6 +125,7 @@ def head_from_wire(message: tensor_pb2.TensorHeader) -> TensorHead:
         ),
         region=region_from_wire(message.region) if message.HasField("region") else None,
         mode=_MODE_NAMES.get(message.mode, ""),
+        two_bit_threshold=message.two_bit_threshold,
     )
     _check_sizes(head, message.size_bytes)
     return head
@@ -138,6 +141,8 @@ def _check_sizes(head: TensorHead, size_bytes: int) -> None:
         wrong = "a row_sparse tensor has at least one dimension"
     elif head.stype == "row_sparse" and not 0 <= head.num_rows <= head.shape[0]:
         wrong = f"num_rows is 0 to {head.shape[0]}, but got {head.num_rows}"
+    elif head.two_bit_threshold and (head.stype != "default" or not _positive(head)):
+        wrong = "only a dense tensor is compressed, by a threshold above 0"
     elif size_bytes != head.size_bytes:
         wrong = (
             f"shape {head.shape} of {head.dtype} takes {head.size_bytes} bytes, but the header "
@@ -145,6 +150,10 @@ def _check_sizes(head: TensorHead, size_bytes: int) -> None:
         )
     if wrong:
         raise InvalidStreamError(f"tensor {head.name!r}: {wrong}", parameter=head.name)
+
+
+def _positive(head: TensorHead) -> bool:
+    return 0 < head.two_bit_threshold < math.inf
 
 
 def byte_view(array: np.ndarray[Any, Any]) -> memoryview:

@@ -1,0 +1,282 @@
+from paramd.v1 import parameter_pb2 as _parameter_pb2
+from paramd.v1 import parameter_service_pb2 as _parameter_service_pb2
+from paramd.v1 import tensor_pb2 as _tensor_pb2
+from paramd.v1 import trainer_pb2 as _trainer_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StepState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STEP_STATE_UNSPECIFIED: _ClassVar[StepState]
+    STEP_STATE_COMMITTED: _ClassVar[StepState]
+    STEP_STATE_STAGED: _ClassVar[StepState]
+    STEP_STATE_AHEAD: _ClassVar[StepState]
+    STEP_STATE_UNKNOWN: _ClassVar[StepState]
+STEP_STATE_UNSPECIFIED: StepState
+STEP_STATE_COMMITTED: StepState
+STEP_STATE_STAGED: StepState
+STEP_STATE_AHEAD: StepState
+STEP_STATE_UNKNOWN: StepState
+
+class DeclareTrainerRequest(_message.Message):
+    __slots__ = ("spec",)
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    spec: _trainer_pb2.TrainerSpec
+    def __init__(self, spec: _Optional[_Union[_trainer_pb2.TrainerSpec, _Mapping]] = ...) -> None: ...
+
+class DeclareTrainerResponse(_message.Message):
+    __slots__ = ("trainer",)
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    trainer: _trainer_pb2.TrainerInfo
+    def __init__(self, trainer: _Optional[_Union[_trainer_pb2.TrainerInfo, _Mapping]] = ...) -> None: ...
+
+class ListTrainersRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListTrainersResponse(_message.Message):
+    __slots__ = ("trainers",)
+    TRAINERS_FIELD_NUMBER: _ClassVar[int]
+    trainers: _containers.RepeatedCompositeFieldContainer[_trainer_pb2.TrainerInfo]
+    def __init__(self, trainers: _Optional[_Iterable[_Union[_trainer_pb2.TrainerInfo, _Mapping]]] = ...) -> None: ...
+
+class DeleteTrainerRequest(_message.Message):
+    __slots__ = ("operation", "trainer")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ...) -> None: ...
+
+class DeleteTrainerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class JoinTrainerRequest(_message.Message):
+    __slots__ = ("identity", "trainer")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    identity: bytes
+    trainer: str
+    def __init__(self, identity: _Optional[bytes] = ..., trainer: _Optional[str] = ...) -> None: ...
+
+class JoinTrainerResponse(_message.Message):
+    __slots__ = ("clock", "rank", "num_workers")
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    clock: int
+    rank: int
+    num_workers: int
+    def __init__(self, clock: _Optional[int] = ..., rank: _Optional[int] = ..., num_workers: _Optional[int] = ...) -> None: ...
+
+class LeaveTrainerRequest(_message.Message):
+    __slots__ = ("identity", "trainer")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    identity: bytes
+    trainer: str
+    def __init__(self, identity: _Optional[bytes] = ..., trainer: _Optional[str] = ...) -> None: ...
+
+class LeaveTrainerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SetLearningRateRequest(_message.Message):
+    __slots__ = ("operation", "trainer", "learning_rate")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    learning_rate: float
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., learning_rate: _Optional[float] = ...) -> None: ...
+
+class SetLearningRateResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StepRequest(_message.Message):
+    __slots__ = ("header", "data", "open", "end", "pack")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    header: _tensor_pb2.TensorHeader
+    data: bytes
+    open: StepOpen
+    end: _tensor_pb2.StreamEnd
+    pack: _tensor_pb2.TensorPack
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[StepOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+
+class StepOpen(_message.Message):
+    __slots__ = ("operation", "trainer", "clock", "batch_size", "learning_rate", "ignore_stale_grad", "pull", "current_context", "wait_ms")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_STALE_GRAD_FIELD_NUMBER: _ClassVar[int]
+    PULL_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    clock: int
+    batch_size: float
+    learning_rate: float
+    ignore_stale_grad: bool
+    pull: _containers.RepeatedCompositeFieldContainer[_parameter_service_pb2.TensorSelector]
+    current_context: _tensor_pb2.Context
+    wait_ms: int
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., clock: _Optional[int] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., pull: _Optional[_Iterable[_Union[_parameter_service_pb2.TensorSelector, _Mapping]]] = ..., current_context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class StepResult(_message.Message):
+    __slots__ = ("state", "clock", "skipped")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    state: StepState
+    clock: int
+    skipped: bool
+    def __init__(self, state: _Optional[_Union[StepState, str]] = ..., clock: _Optional[int] = ..., skipped: bool = ...) -> None: ...
+
+class StepResponse(_message.Message):
+    __slots__ = ("header", "data", "result", "pack")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    header: _tensor_pb2.TensorHeader
+    data: bytes
+    result: StepResult
+    pack: _tensor_pb2.TensorPack
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+
+class AwaitStepRequest(_message.Message):
+    __slots__ = ("operation", "trainer", "wait_ms")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    wait_ms: int
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class AwaitStepResponse(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: StepResult
+    def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ...) -> None: ...
+
+class UpdateRequest(_message.Message):
+    __slots__ = ("operation", "trainer", "batch_size", "learning_rate", "ignore_stale_grad", "zero_grad", "reduced")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    IGNORE_STALE_GRAD_FIELD_NUMBER: _ClassVar[int]
+    ZERO_GRAD_FIELD_NUMBER: _ClassVar[int]
+    REDUCED_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    batch_size: float
+    learning_rate: float
+    ignore_stale_grad: bool
+    zero_grad: bool
+    reduced: bool
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., zero_grad: bool = ..., reduced: bool = ...) -> None: ...
+
+class UpdateResponse(_message.Message):
+    __slots__ = ("skipped",)
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    skipped: bool
+    def __init__(self, skipped: bool = ...) -> None: ...
+
+class AllreduceGradsRequest(_message.Message):
+    __slots__ = ("operation", "trainer")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ...) -> None: ...
+
+class AllreduceGradsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SaveStatesRequest(_message.Message):
+    __slots__ = ("trainer",)
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    trainer: str
+    def __init__(self, trainer: _Optional[str] = ...) -> None: ...
+
+class StatesManifest(_message.Message):
+    __slots__ = ("optimizer", "learning_rate", "names", "num_updates", "arrays", "last")
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    NUM_UPDATES_FIELD_NUMBER: _ClassVar[int]
+    ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    optimizer: _trainer_pb2.Optimizer
+    learning_rate: float
+    names: _containers.RepeatedScalarFieldContainer[str]
+    num_updates: _containers.RepeatedScalarFieldContainer[int]
+    arrays: _containers.RepeatedCompositeFieldContainer[StateArray]
+    last: bool
+    def __init__(self, optimizer: _Optional[_Union[_trainer_pb2.Optimizer, _Mapping]] = ..., learning_rate: _Optional[float] = ..., names: _Optional[_Iterable[str]] = ..., num_updates: _Optional[_Iterable[int]] = ..., arrays: _Optional[_Iterable[_Union[StateArray, _Mapping]]] = ..., last: bool = ...) -> None: ...
+
+class StateArray(_message.Message):
+    __slots__ = ("header", "state")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    header: _tensor_pb2.TensorHeader
+    state: str
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., state: _Optional[str] = ...) -> None: ...
+
+class SaveStatesResponse(_message.Message):
+    __slots__ = ("header", "data", "manifest")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    header: _tensor_pb2.TensorHeader
+    data: bytes
+    manifest: StatesManifest
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., manifest: _Optional[_Union[StatesManifest, _Mapping]] = ...) -> None: ...
+
+class LoadStatesRequest(_message.Message):
+    __slots__ = ("header", "data", "open", "end", "pack", "manifest")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    header: _tensor_pb2.TensorHeader
+    data: bytes
+    open: LoadStatesOpen
+    end: _tensor_pb2.StreamEnd
+    pack: _tensor_pb2.TensorPack
+    manifest: StatesManifest
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadStatesOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., manifest: _Optional[_Union[StatesManifest, _Mapping]] = ...) -> None: ...
+
+class LoadStatesOpen(_message.Message):
+    __slots__ = ("operation", "trainer")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    operation: _parameter_pb2.Operation
+    trainer: str
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ...) -> None: ...
+
+class LoadStatesResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
