@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from paramd import lr_scheduler, optimizer
 from paramd.errors import FileFormatError
 from paramd.files import FileReader, TensorInfo, file_errors, open_reader, open_writer
+from paramd.optimizer.documents import from_document, to_document
 from paramd.spec import TensorHead
 from paramd.trainer_spec import StatesManifest
 from paramd.transport.training import TrainingCalls
@@ -75,16 +75,10 @@ def _split(file: FileReader, path: str) -> tuple[bytes, list[tuple[TensorInfo, i
 
 
 def _encode(manifest: StatesManifest) -> bytes:
-    schedule = manifest.optimizer.lr_scheduler
     return json.dumps(
         {
             "version": _VERSION,
-            "optimizer": {
-                "name": manifest.optimizer.name,
-                "arguments": dict(manifest.optimizer.arguments()),
-                "scheduler": schedule
-                and {"name": schedule.name, "arguments": dict(schedule.arguments())},
-            },
+            "optimizer": to_document(manifest.optimizer),
             "learning_rate": manifest.learning_rate,
             "num_updates": dict(manifest.num_updates),
         }
@@ -96,13 +90,9 @@ def _decode(document: bytes, arrays: list[tuple[TensorInfo, int]], path: str) ->
         fields = json.loads(document)
         if fields["version"] != _VERSION:
             raise FileFormatError(f"{path}: version {fields['version']!r} of states is not known")
-        made = fields["optimizer"]
-        schedule = made["scheduler"] and lr_scheduler.from_arguments(
-            made["scheduler"]["name"], made["scheduler"]["arguments"]
-        )
         rate = fields["learning_rate"]
         return StatesManifest(
-            optimizer=optimizer.from_arguments(made["name"], made["arguments"], schedule),
+            optimizer=from_document(fields["optimizer"]),
             learning_rate=None if rate is None else float(rate),
             num_updates={str(name): int(count) for name, count in fields["num_updates"].items()},
             arrays=tuple(_array(info, path) for info, _ in arrays),

@@ -14,12 +14,14 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-from paramd.errors import ServerUnavailable
+from paramd.errors import FileFailedError, ServerUnavailable
 from paramd.transport.fork_support import VARIABLE
 
 __all__ = ["EmbeddedServer"]
 
 _STOP_SECONDS = 10.0
+# A server with a snapshot directory writes all that it holds.
+_SAVE_SECONDS = 600.0
 _TAIL_BYTES = 2000
 
 
@@ -50,9 +52,10 @@ class EmbeddedServer:
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
+        saves = "--snapshot-dir" in options
         # Also runs when the interpreter ends.
         self._finalizer = weakref.finalize(
-            self, _end, self._process, str(self._directory), self._owner
+            self, _end, self._process, str(self._directory), self._owner, saves
         )
         try:
             self.target = self._wait_until_ready(timeout)
@@ -99,8 +102,9 @@ class EmbeddedServer:
             if ended is not None:
                 raise ServerUnavailable(ended)
             if time.monotonic() > give_up_at:
+                said = _tail(str(self._directory))
                 raise ServerUnavailable(
-                    f"the embedded server was not ready within {timeout:g} s{self._tail()}"
+                    f"the embedded server was not ready within {timeout:g} s{said}"
                 )
             time.sleep(0.005)
 
@@ -111,34 +115,48 @@ class EmbeddedServer:
         code = self._process.poll()
         if code is None:
             return None
-        return f"the embedded server ended with status {code}{self._tail()}"
+        return f"the embedded server ended with status {code}{_tail(str(self._directory))}"
 
     def _finalizer_alive(self) -> bool:
         return self._finalizer.alive
 
-    def _tail(self) -> str:
-        try:
-            with open(self._directory / "log", "rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                text = log.read().decode("utf-8", "replace").strip()
-        except OSError:
-            return ""
-        return f"; it said:\n{text}" if text else ""
-
     def close(self) -> None:
-        """Ends the server and removes its directory. Only its owner does; a forked child not."""
+        """Ends the server and removes its directory. Only its owner does; a forked child not.
+
+        Raises:
+            FileFailedError: where the server could not save what it held to its snapshot directory.
+        """
         self._finalizer()
 
 
-def _end(process: subprocess.Popen[bytes], directory: str, owner: int) -> None:
+def _end(process: subprocess.Popen[bytes], directory: str, owner: int, saves: bool) -> None:
     if os.getpid() != owner:
         # A forked child: the server is its parent's. It has no child process to wait for.
         process.returncode = 0
         return
+    ran = process.poll() is None
+    failure = ""
     process.terminate()
     try:
-        process.wait(_STOP_SECONDS)
+        process.wait(_SAVE_SECONDS if saves else _STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        failure = f"had not saved its state after {_SAVE_SECONDS:g} s and was killed"
+    if process.returncode > 0:
+        failure = f"ended with status {process.returncode}"
+    said = _tail(directory)
     shutil.rmtree(directory, ignore_errors=True)
+    if ran and saves and failure:
+        raise FileFailedError(f"the embedded server {failure}{said}")
+
+
+def _tail(directory: str) -> str:
+    """The end of what the server said."""
+    try:
+        with open(os.path.join(directory, "log"), "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = log.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return f"; it said:\n{text}" if text else ""

@@ -27,6 +27,7 @@ from paramd_server.core.writing import Action
 __all__ = [
     "cast",
     "cast_gradients",
+    "prepare_zero_gradient",
     "reset_contexts",
     "set_grad_req",
     "set_init",
@@ -208,32 +209,31 @@ def reset_contexts(registry: Registry, names: Sequence[str], contexts: Sequence[
 
 def zero_gradients(registry: Registry, names: Sequence[str]) -> None:
     """Clears gradients; parameters without any are passed over."""
+    _apply(registry, names, lambda parameter: prepare_zero_gradient(parameter, registry.devices))
 
-    def prepare(parameter: StoredParameter) -> Action:
-        if not parameter.has_gradient:
-            return _nothing
-        targets = {
-            context: parameter.writable(parameter.gradients, context, keep=False)
-            for context in parameter.gradients
-        }
-        empty = {
-            context: RowSparseGradient.empty(
-                parameter.shape, parameter.current.dtype, context, registry.devices
-            )
-            for context in parameter.sparse_gradients
-        }
-        zero = np.zeros((), np.uint8)
 
-        def apply() -> None:
-            for context, target in targets.items():
-                parameter.backend(context).write(target, zero, mode="assign")
-                parameter.gradients[context] = target
-            parameter.sparse_gradients.update(empty)
-            parameter.gradient_counter += 1
+def prepare_zero_gradient(parameter: StoredParameter, devices: Devices) -> Action:
+    """Prepares to clear a locked parameter's gradients. Raises MemoryLimitError."""
+    if not parameter.has_gradient:
+        return _nothing
+    targets = {
+        context: parameter.writable(parameter.gradients, context, keep=False)
+        for context in parameter.gradients
+    }
+    empty = {
+        context: RowSparseGradient.empty(parameter.shape, parameter.current.dtype, context, devices)
+        for context in parameter.sparse_gradients
+    }
+    zero = np.zeros((), np.uint8)
 
-        return apply
+    def apply() -> None:
+        for context, target in targets.items():
+            parameter.backend(context).write(target, zero, mode="assign")
+            parameter.gradients[context] = target
+        parameter.sparse_gradients.update(empty)
+        parameter.gradient_counter += 1
 
-    _apply(registry, names, prepare)
+    return apply
 
 
 def _nothing() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -94,6 +95,21 @@ class Claims:
                 claim.holder = None
                 self._changed.notify_all()
 
+    def done(self) -> dict[str, Ticket]:
+        """Who did which work, of all that is done."""
+        with self._changed:
+            return {
+                name: claim.holder
+                for name, claim in self._claims.items()
+                if claim.done and claim.holder is not None
+            }
+
+    def take_up(self, done: Mapping[str, Ticket]) -> None:
+        """Takes work as done that was done under another start of the server."""
+        with self._changed:
+            for name, ticket in done.items():
+                self._claims[name] = _Claim(holder=ticket, done=True)
+
     def _held(self, name: str, ticket: Ticket) -> _Claim:
         claim = self._claims.get(name)
         if claim is None or claim.holder != ticket or claim.done:
@@ -134,11 +150,15 @@ class Barriers:
     """Meeting points, by name.
 
     Args:
+        count_members: how many workers have joined and hold their leases.
         forget_after_s: an arrival that has not been asked for in that time is dropped: its worker
             is gone.
     """
 
-    def __init__(self, *, forget_after_s: float = 15.0) -> None:
+    def __init__(
+        self, count_members: Callable[[], int] = lambda: 1, *, forget_after_s: float = 15.0
+    ) -> None:
+        self._count_members = count_members
         self._forget_after_s = forget_after_s
         self._changed = threading.Condition()
         self._barriers: dict[str, _Barrier] = {}  # guarded by _changed
@@ -151,14 +171,12 @@ class Barriers:
         Args:
             name: of the barrier.
             ticket: who arrives; the same one for each repetition.
-            num_workers: how many are to meet.
+            num_workers: how many are to meet; 0 for all workers that have joined.
             wait_s: at most MAX_WAIT_S.
 
         Raises:
             BarrierMismatchError: where those who wait expect another number.
         """
-        if num_workers < 1:
-            raise InvalidArgumentError(f"a barrier is for 1 worker or more, not {num_workers}")
         deadline = time.monotonic() + min(max(wait_s, 0.0), MAX_WAIT_S)
         with self._changed:
             while True:
@@ -166,7 +184,7 @@ class Barriers:
                 if passed is not None:
                     return Arrival(True, num_workers, passed)
                 barrier = self._join(name, ticket, num_workers)
-                if len(barrier.arrived) >= num_workers:
+                if len(barrier.arrived) >= (num_workers or self._count_members()):
                     self._open(name, barrier)
                     continue
                 now = time.monotonic()

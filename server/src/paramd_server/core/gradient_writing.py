@@ -31,7 +31,7 @@ from paramd_server.core.writing import (
     write_rows,
 )
 
-__all__ = ["GradientStage"]
+__all__ = ["GradientStage", "check_push"]
 
 _MODES: Final = ("assign", "add", "subtract", "multiply", "divide", "by_grad_req")
 
@@ -59,7 +59,7 @@ class GradientStage(WriteStage):
                 parameter=parameter.name,
             )
         if head.mode == "by_grad_req":
-            _check_push(parameter, head)
+            check_push(parameter, head)
         if head.stype == "row_sparse":
             check_rows(parameter, head)
         else:
@@ -95,6 +95,7 @@ class GradientStage(WriteStage):
 
         def commit() -> None:
             action()
+            parameter.fresh_gradients.add(context)
             parameter.gradient_counter += 1
 
         return commit
@@ -120,7 +121,12 @@ class GradientStage(WriteStage):
         return publish
 
 
-def _check_push(parameter: StoredParameter, head: TensorHead) -> None:
+def check_push(parameter: StoredParameter, head: TensorHead) -> None:
+    """Checks a gradient that a worker pushes: the parameter's shape, and a dtype that fits its own.
+
+    Raises:
+        ShapeMismatchError, DTypeMismatchError.
+    """
     if head.shape != parameter.shape or head.region is not None:
         raise ShapeMismatchError(
             f"Parameter '{parameter.name}': expected a gradient of shape {parameter.shape}, but "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from paramd.errors import InvalidArgumentError, OperationExpiredError
 
-__all__ = ["Operation", "OperationWindow"]
+__all__ = ["IDENTITY_BYTES", "Operation", "OperationWindow", "SavedWindow"]
 
 IDENTITY_BYTES: Final = 16
 # Windows beyond this many times the usual number are somebody's flood.
@@ -39,6 +39,21 @@ class Operation:
                 f"an operation has an identity of {IDENTITY_BYTES} bytes and a sequence from 1, "
                 f"but got {len(self.identity)} bytes and {self.sequence}"
             )
+
+
+@dataclass(frozen=True)
+class SavedWindow:
+    """What is remembered of one session.
+
+    Attributes:
+        identity: of the session.
+        floor: the client has the answers of all operations below.
+        answers: of the operations that were carried out, by sequence.
+    """
+
+    identity: bytes
+    floor: int
+    answers: Mapping[int, bytes]
 
 
 @dataclass
@@ -72,6 +87,11 @@ class OperationWindow:
         self._min_idle_s = min_idle_s
         self._lock = threading.Lock()
         self._windows: OrderedDict[bytes, _Window] = OrderedDict()  # guarded by _lock
+        self._listeners: list[Callable[[bytes], None]] = []
+
+    def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Has a function called with the identity of each session that sends an operation."""
+        self._listeners.append(listener)
 
     def answered(self, operation: Operation) -> bytes | None:
         """The answer of an operation that has been carried out; None where it has not.
@@ -101,8 +121,47 @@ class OperationWindow:
                 entry.answer = carry_out()
             return entry.answer
 
+    def saved(self) -> list[SavedWindow]:
+        """What is remembered of every session, the one idle for longest first."""
+        with self._lock:
+            return [
+                SavedWindow(
+                    identity,
+                    window.floor,
+                    {
+                        sequence: entry.answer
+                        for sequence, entry in window.entries.items()
+                        if entry.answer is not None
+                    },
+                )
+                for identity, window in self._windows.items()
+            ]
+
+    def take_up(self, windows: Iterable[SavedWindow]) -> None:
+        """Remembers what another start of the server did; every session was used just now."""
+        now = time.monotonic()
+        with self._lock:
+            for window in windows:
+                entries = {
+                    sequence: _Entry(answer=answer) for sequence, answer in window.answers.items()
+                }
+                self._windows[window.identity] = _Window(window.floor, entries, now)
+
+    def record(self, operation: Operation, answer: bytes) -> None:
+        """Keeps the answer of an operation that was carried out together with others.
+
+        Nothing is kept where the client has said that it does not wait for it any more.
+        """
+        with self._lock:
+            window = self._windows.setdefault(operation.identity, _Window())
+            window.used_at = time.monotonic()
+            if operation.sequence >= window.floor:
+                window.entries.setdefault(operation.sequence, _Entry()).answer = answer
+
     def _entry(self, operation: Operation) -> _Entry:
         operation.check()
+        for listener in self._listeners:
+            listener(operation.identity)
         with self._lock:
             window = self._windows.setdefault(operation.identity, _Window())
             self._windows.move_to_end(operation.identity)

@@ -69,7 +69,9 @@ class StoredParameter:
         self.sparse_gradients: dict[Context, RowSparseGradient] = {}
         self.counter = 0
         self.gradient_counter = 0
-        self._devices = devices
+        # The contexts whose gradients have been written since the last step of a trainer.
+        self.fresh_gradients: set[Context] = set()
+        self.devices = devices
         self._epoch = epoch
 
     @property
@@ -133,24 +135,24 @@ class StoredParameter:
 
     def backend(self, context: Context) -> ArrayBackend:
         """The backend of a context. Raises ContextNotAvailableError."""
-        return self._devices.backend(context)
+        return self.devices.backend(context)
 
     def stage(self, shape: Shape, dtype: np.dtype[np.generic]) -> Buffer:
         """A host buffer to be filled and then given to `spread`. Raises MemoryLimitError."""
-        return self._devices.stage(shape, dtype)
+        return self.devices.stage(shape, dtype)
 
     @contextmanager
     def reserved(self, size: int) -> Iterator[None]:
         """Counts that many bytes as used while the block runs. Raises MemoryLimitError."""
-        self._devices.account.reserve(size)
+        self.devices.account.reserve(size)
         try:
             yield
         finally:
-            self._devices.account.release(size)
+            self.devices.account.release(size)
 
     def staged_array(self, staged: Buffer) -> HostArray:
         """The memory of a staged buffer."""
-        return self._devices.staged_array(staged)
+        return self.devices.staged_array(staged)
 
     def check_not_deleted(self) -> None:
         """Raises ParameterNotFoundError where a delete came between look-up and lock."""
@@ -237,6 +239,7 @@ class StoredParameter:
             self.current = after
             self.copies = copies
             self.gradients, self.sparse_gradients = dense, sparse
+            self.fresh_gradients = set()
             self.deferred = None
             self.counter += 1
             self.gradient_counter += 1
@@ -253,7 +256,7 @@ class StoredParameter:
         shape, dtype = spec.shape, spec.dtype
         if spec.grad_stype != "default":
             return {}, {
-                context: RowSparseGradient.empty(shape, dtype, context, self._devices)
+                context: RowSparseGradient.empty(shape, dtype, context, self.devices)
                 for context in contexts
             }
         return {
@@ -271,7 +274,7 @@ class StoredParameter:
             MemoryLimitError: where the further copies do not fit.
         """
         contexts = list(contexts)
-        host = self._devices.staged_array(staged)
+        host = self.devices.staged_array(staged)
         copies: dict[Context, Buffer] = {}
         for context in contexts[1:]:
             backend = self.backend(context)
@@ -294,20 +297,23 @@ class StoredParameter:
         Raises:
             MemoryLimitError: where a new one does not fit.
         """
-        published = buffers[context]
-        if published.readers == 0:
-            return published
-        backend = self.backend(context)
-        fresh = backend.empty(published.shape, published.dtype, context)
+        return self.unread(buffers[context], keep=keep)
+
+    def unread(self, buffer: Buffer, *, keep: bool) -> Buffer:
+        """The buffer itself where nobody reads it, else a new one; see `writable`."""
+        if buffer.readers == 0:
+            return buffer
+        backend = self.backend(buffer.context)
+        fresh = backend.empty(buffer.shape, buffer.dtype, buffer.context)
         if keep:
-            backend.copy(published, fresh)
+            backend.copy(buffer, fresh)
         return fresh
 
     def as_dtype(self, staged: Buffer, dtype: np.dtype[np.generic]) -> Buffer:
         """A staged host buffer cast to a dtype; itself if it has it."""
         if staged.dtype == dtype:
             return staged
-        cast = self._devices.stage(staged.shape, dtype)
-        host = self._devices.backend(cast.context)
+        cast = self.devices.stage(staged.shape, dtype)
+        host = self.devices.backend(cast.context)
         host.copy(staged, cast)
         return cast

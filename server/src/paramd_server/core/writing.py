@@ -27,10 +27,13 @@ from paramd_server.core.stored_parameter import StoredParameter
 __all__ = [
     "Action",
     "StagedWrite",
+    "TensorStage",
     "WriteStage",
     "check_broadcast",
     "check_dense",
     "check_rows",
+    "check_staged_ids",
+    "naming",
     "write_dense",
     "write_rows",
 ]
@@ -54,8 +57,8 @@ class StagedWrite:
     ids: Buffer | None
 
 
-class WriteStage(ABC):
-    """Collects the tensors of one stream and commits them together.
+class TensorStage(ABC):
+    """Collects the tensors of one stream.
 
     Args:
         registry: of the server.
@@ -85,12 +88,14 @@ class WriteStage(ABC):
             self.check(parameters[0], head)
         devices = self._registry.devices
         ids: Buffer | None = None
-        shape = head.shape
-        with _naming(head.name):
+        shape, dtype = head.shape, head.dtype
+        with naming(head.name):
             if head.stype == "row_sparse":
                 ids = devices.stage((head.num_rows,), np.dtype(np.int64))
                 shape = (head.num_rows, *head.shape[1:])
-            value = devices.stage(shape, head.dtype)
+            elif head.two_bit_threshold:
+                shape, dtype = (head.size_bytes,), np.dtype(np.uint8)
+            value = devices.stage(shape, dtype)
         self._writes.append(StagedWrite(head, value, ids))
         self._placed.setdefault(head.name, set()).add(head.context)
         arrays = [] if ids is None else [devices.staged_array(ids)]
@@ -100,6 +105,23 @@ class WriteStage(ABC):
     def names(self) -> list[str]:
         """The parameters whose tensors have been placed."""
         return [write.head.name for write in self._writes]
+
+    @abstractmethod
+    def check(self, parameter: StoredParameter, head: TensorHead) -> None:
+        """Raises where a tensor cannot be written to a parameter. Changes nothing."""
+
+
+class WriteStage(TensorStage):
+    """Collects the tensors of one stream and commits them together."""
+
+    def place(self, head: TensorHead) -> list[HostArray]:
+        """See TensorStage. Only a trainer takes compressed gradients."""
+        if head.two_bit_threshold:
+            raise InvalidStreamError(
+                f"Parameter '{head.name}': a compressed gradient is for a trainer",
+                parameter=head.name,
+            )
+        return super().place(head)
 
     def commit(self) -> list[Version]:
         """Writes everything, or nothing when it raises.
@@ -112,20 +134,14 @@ class WriteStage(ABC):
             for parameter, write in zip(parameters, writes, strict=True):
                 # Again: what was right when the header came may not be so any more.
                 self.check(parameter, write.head)
-                if write.ids is not None:
-                    ids = parameter.staged_array(write.ids)
-                    check_ids(parameter.name, ids, write.head.shape[0])
+                check_staged_ids(parameter, write)
             actions = []
             for parameter, write in zip(parameters, writes, strict=True):
-                with _naming(parameter.name):
+                with naming(parameter.name):
                     actions.append(self.prepare(parameter, write))
             for action in actions:
                 action()
             return self.versions(parameters)
-
-    @abstractmethod
-    def check(self, parameter: StoredParameter, head: TensorHead) -> None:
-        """Raises where a tensor cannot be written to a parameter. Changes nothing."""
 
     @abstractmethod
     def prepare(self, parameter: StoredParameter, write: StagedWrite) -> Action:
@@ -137,12 +153,18 @@ class WriteStage(ABC):
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Adds the parameter's name to what the memory account says."""
     try:
         yield
     except MemoryLimitError as err:
         raise MemoryLimitError(f"Parameter '{name}': {err}", parameter=name) from err
+
+
+def check_staged_ids(parameter: StoredParameter, write: StagedWrite) -> None:
+    """Checks the row ids that came. Raises RowIdError, InvalidStreamError."""
+    if write.ids is not None:
+        check_ids(parameter.name, parameter.staged_array(write.ids), write.head.shape[0])
 
 
 def check_broadcast(name: str, value: Shape, target: Shape) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from paramd.context import Context, cpu
 from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
-from paramd.spec import InitializeEntry, Selector, StoredInfo, TensorHead, Version
+from paramd.spec import InitializeEntry, StoredInfo, TensorHead, Version
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.dtypes import dtype_from_wire
@@ -29,24 +28,27 @@ from paramd.wire.tensors import (
     byte_view,
     data_messages,
     head_to_wire,
-    region_from_wire,
-    tensor_messages,
 )
 from paramd_server.core import attributes
 from paramd_server.core.gradient_writing import GradientStage
 from paramd_server.core.initialization import initialize
 from paramd_server.core.operations import OperationWindow
-from paramd_server.core.reading import Reading, RowReader, open_gradients, open_values
+from paramd_server.core.reading import RowReader, open_gradients, open_values
 from paramd_server.core.registry import Registry
 from paramd_server.core.value_writing import FirstValueStage, ValueStage
 from paramd_server.core.workers import Workers
 from paramd_server.rpc.file_calls import FileCalls
+from paramd_server.rpc.readings import (
+    check_count,
+    current_context,
+    reading_messages,
+    selectors_from_wire,
+)
 from paramd_server.rpc.requests import first_message, operation_from_wire, receive_tensors
 
 __all__ = ["ParameterServicer"]
 
 _PAGE_SIZE: Final = 500
-_MAX_COUNT: Final = 131_072
 _OUTCOMES: Final = {"initialized": 1, "deferred": 2, "already_initialized": 3}
 _ID_BYTES: Final = 8
 
@@ -85,7 +87,7 @@ class ParameterServicer:
     def List(self, request: pb.ListRequest, _context: grpc.ServicerContext) -> pb.ListResponse:
         """Describes parameters."""
         if request.names:
-            _check_count(len(request.names))
+            check_count(len(request.names))
             infos, token = self._registry.describe(list(request.names)), ""
         else:
             infos, token = self._registry.page(request.prefix, request.page_token, _PAGE_SIZE)
@@ -123,17 +125,17 @@ class ParameterServicer:
         self, request: pb.GetDataRequest, _context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """Streams values."""
-        selectors = _selectors(request.tensors)
-        with open_values(self._registry, selectors, _current(request)) as readings:
-            yield from _stream(readings, pb.GetDataResponse)
+        selectors = selectors_from_wire(request.tensors)
+        with open_values(self._registry, selectors, current_context(request)) as readings:
+            yield from reading_messages(readings, pb.GetDataResponse)
 
     def GetGrad(
         self, request: pb.GetGradRequest, _context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """Streams gradients."""
-        selectors = _selectors(request.tensors)
-        with open_gradients(self._registry, selectors, _current(request)) as readings:
-            yield from _stream(readings, pb.GetGradResponse)
+        selectors = selectors_from_wire(request.tensors)
+        with open_gradients(self._registry, selectors, current_context(request)) as readings:
+            yield from reading_messages(readings, pb.GetGradResponse)
 
     def SetData(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
         """Writes values."""
@@ -163,7 +165,7 @@ class ParameterServicer:
         operation = operation_from_wire(opened.operation)
         if (answer := self._operations.answered(operation)) is not None:
             return answer
-        stage = GradientStage(self._registry, _current(opened))
+        stage = GradientStage(self._registry, current_context(opened))
         receive_tensors(messages, pb.SetGradRequest, stage.place)
 
         def carry_out() -> bytes:
@@ -225,7 +227,7 @@ class ParameterServicer:
             if part == "open":
                 opened = request.open
                 wanted = context_from_wire(opened.context) if opened.HasField("context") else None
-                reader = RowReader(self._registry, opened.name, wanted, _current(opened))
+                reader = RowReader(self._registry, opened.name, wanted, current_context(opened))
                 yield _row_header(reader.head)
             elif part == "ids" and reader is not None:
                 yield from _gather(reader, request.ids)
@@ -266,35 +268,6 @@ def _infos(infos: Iterable[StoredInfo]) -> list[parameter_pb2.ParameterInfo]:
 
 def _versions(versions: Iterable[Version]) -> list[tensor_pb2.Version]:
     return [tensor_pb2.Version(epoch=each.epoch, counter=each.counter) for each in versions]
-
-
-def _current(request: Any) -> Context:
-    if request.HasField("current_context"):
-        return context_from_wire(request.current_context)
-    return cpu()
-
-
-def _check_count(count: int) -> None:
-    # A few bytes each in the request, but a few hundred in the answer or while it is read.
-    if count > _MAX_COUNT:
-        raise InvalidArgumentError(f"a call names at most {_MAX_COUNT} arrays, but got {count}")
-
-
-def _selectors(messages: Sequence[pb.TensorSelector]) -> list[Selector]:
-    _check_count(len(messages))
-    return [
-        Selector(
-            each.name,
-            context_from_wire(each.context) if each.HasField("context") else None,
-            region_from_wire(each.region) if each.HasField("region") else None,
-        )
-        for each in messages
-    ]
-
-
-def _stream(readings: Iterable[Reading], message_class: Any) -> Iterator[bytes]:
-    tensors = ((reading.head, reading.parts) for reading in readings)
-    return tensor_messages(tensors, message_class)
 
 
 def _row_request(message: bytes) -> pb.PullRowSparseRequest:

@@ -7,19 +7,27 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from paramd.errors import InvalidMessageError, InvalidStreamError
+from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_pb2
 from paramd.wire.tensors import TensorReceiver, byte_view
 from paramd_server.arrays.backend import HostArray
-from paramd_server.core.operations import Operation
+from paramd_server.core.operations import IDENTITY_BYTES, Operation
 
-__all__ = ["first_message", "operation_from_wire", "receive_tensors"]
+__all__ = ["check_identity", "first_message", "operation_from_wire", "receive_tensors"]
 
 
 def operation_from_wire(message: parameter_pb2.Operation) -> Operation:
     """The operation of a message. Whether it identifies anything is the window's to check."""
     return Operation(message.identity, message.sequence, message.acknowledged_below)
+
+
+def check_identity(identity: bytes) -> None:
+    """Checks the identity of a session. Raises InvalidArgumentError."""
+    if len(identity) != IDENTITY_BYTES:
+        raise InvalidArgumentError(
+            f"an identity has {IDENTITY_BYTES} bytes, but got {len(identity)}"
+        )
 
 
 def first_message(messages: Iterator[bytes], message_class: Any, part: str) -> Any:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import grpc
@@ -17,10 +14,11 @@ from paramd.v1 import session_service_pb2 as pb
 from paramd.wire.protocol import PROTOCOL
 from paramd_server import __version__
 from paramd_server.core.coordination import Barriers, Claims
-from paramd_server.core.operations import IDENTITY_BYTES
 from paramd_server.core.registry import Registry
+from paramd_server.core.training.members import Members
 from paramd_server.core.workers import Workers
-from paramd_server.rpc.requests import operation_from_wire
+from paramd_server.rpc.requests import check_identity, operation_from_wire
+from paramd_server.rpc.waiting import WaitingSlots
 
 __all__ = ["SessionServicer"]
 
@@ -36,8 +34,8 @@ class SessionServicer:
         claims: work that is done once.
         barriers: meeting points.
         workers: who is there.
-        max_waiting: how many calls may wait at a time; the others are answered at once and ask
-            again.
+        members: those who have joined as workers.
+        polls: how many calls may wait at a time.
     """
 
     def __init__(
@@ -46,14 +44,16 @@ class SessionServicer:
         claims: Claims,
         barriers: Barriers,
         workers: Workers,
+        members: Members,
         *,
-        max_waiting: int,
+        polls: WaitingSlots,
     ) -> None:
         self._registry = registry
         self._claims = claims
         self._barriers = barriers
         self._workers = workers
-        self._waiting = threading.BoundedSemaphore(max_waiting)
+        self._members = members
+        self._polls = polls
         self._started = time.monotonic()
 
     def Hello(self, request: pb.HelloRequest, _context: grpc.ServicerContext) -> pb.HelloResponse:
@@ -64,12 +64,8 @@ class SessionServicer:
                 f"client speaks {request.protocol} (paramd {request.client_version[:40]}): "
                 "install the same version on both sides"
             )
-        if len(request.identity) != IDENTITY_BYTES:
-            raise InvalidArgumentError(
-                f"an identity has {IDENTITY_BYTES} bytes, but got {len(request.identity)}"
-            )
-        if len(request.worker.encode()) > _MAX_WORKER_BYTES:
-            raise InvalidArgumentError(f"a worker's name has at most {_MAX_WORKER_BYTES} bytes")
+        check_identity(request.identity)
+        _check_worker(request.worker)
         self._workers.greet(request.identity, request.worker)
         devices = self._registry.devices
         return pb.HelloResponse(
@@ -110,7 +106,7 @@ class SessionServicer:
         ticket = _ticket(request.operation)
         lease_s = request.lease_ms / 1000
         if request.action == pb.ONCE_ACTION_CLAIM:
-            with self._waiting_time(request.wait_ms) as wait_s:
+            with self._polls.take(request.wait_ms) as wait_s:
                 state = self._claims.claim(name, ticket, lease_s=lease_s, wait_s=wait_s)
             states = {
                 "claimed": pb.ONCE_STATE_CLAIMED,
@@ -129,6 +125,27 @@ class SessionServicer:
             return pb.OnceResponse(state=pb.ONCE_STATE_OPEN)
         raise InvalidArgumentError(f"Once has no action number {request.action}")
 
+    def Join(self, request: pb.JoinRequest, _context: grpc.ServicerContext) -> pb.JoinResponse:
+        """Joins the workers."""
+        check_identity(request.identity)
+        _check_worker(request.worker)
+        member = self._members.join(
+            request.identity, request.worker, lease_s=request.lease_ms / 1000
+        )
+        return pb.JoinResponse(rank=member.rank, num_workers=len(self._members.all()))
+
+    def Heartbeat(
+        self, request: pb.HeartbeatRequest, _context: grpc.ServicerContext
+    ) -> pb.HeartbeatResponse:
+        """Renews a lease."""
+        member = self._members.check(request.identity)
+        return pb.HeartbeatResponse(rank=member.rank, num_workers=len(self._members.all()))
+
+    def Leave(self, request: pb.LeaveRequest, _context: grpc.ServicerContext) -> pb.LeaveResponse:
+        """Leaves the workers."""
+        self._members.leave(request.identity)
+        return pb.LeaveResponse()
+
     def Barrier(
         self, request: pb.BarrierRequest, _context: grpc.ServicerContext
     ) -> pb.BarrierResponse:
@@ -137,22 +154,17 @@ class SessionServicer:
         ticket = _ticket(request.operation)
         if request.leave:
             return pb.BarrierResponse(open=self._barriers.leave(name, ticket))
-        with self._waiting_time(request.wait_ms) as wait_s:
+        with self._polls.take(request.wait_ms) as wait_s:
+            self._members.renew(ticket[0])
             arrival = self._barriers.arrive(name, ticket, request.num_workers, wait_s=wait_s)
         return pb.BarrierResponse(
             open=arrival.open, num_arrived=arrival.num_arrived, index=arrival.index
         )
 
-    @contextmanager
-    def _waiting_time(self, wait_ms: int) -> Iterator[float]:
-        # Waiting calls must never use up the threads: those too many do not wait at all.
-        if wait_ms <= 0 or not self._waiting.acquire(blocking=False):
-            yield 0.0
-            return
-        try:
-            yield wait_ms / 1000
-        finally:
-            self._waiting.release()
+
+def _check_worker(worker: str) -> None:
+    if len(worker.encode()) > _MAX_WORKER_BYTES:
+        raise InvalidArgumentError(f"a worker's name has at most {_MAX_WORKER_BYTES} bytes")
 
 
 def _ticket(message: parameter_pb2.Operation) -> tuple[bytes, int]:

@@ -1,0 +1,266 @@
+"""Steps by what the gradient buffers hold: the way of one stepping client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from paramd.compression import TwoBit, expand, residual_dtype
+from paramd.context import Context
+from paramd.errors import (
+    InvalidArgumentError,
+    NonFiniteGradientError,
+    StaleGradientError,
+)
+from paramd.trainer_spec import StepOptions
+from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.arrays.update_kernels import add_into, is_finite
+from paramd_server.core.attributes import prepare_zero_gradient
+from paramd_server.core.registry import Registry
+from paramd_server.core.row_sparse import IntArray, RowSparseGradient
+from paramd_server.core.stored_parameter import StoredParameter
+from paramd_server.core.training.gradients import GradientSource, check_trainable
+from paramd_server.core.training.trainer import StoredTrainer
+from paramd_server.core.writing import Action, naming
+
+__all__ = ["BufferSteps"]
+
+
+class BufferSteps:
+    """Steps trainers by the server's gradient buffers.
+
+    Args:
+        registry: the parameters.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def update(self, trainer: StoredTrainer, options: StepOptions) -> bool:
+        """Sums the buffers over the contexts, updates, and writes every copy, all in one step.
+
+        Returns:
+            Whether the step was skipped, because a gradient is NaN or infinite.
+
+        Raises:
+            What stands at Update in training_service.proto; nothing is changed then.
+        """
+        spec = trainer.spec
+        if spec.distributed:
+            raise InvalidArgumentError(
+                f"trainer {spec.name!r} is distributed: its steps come with their gradients "
+                "(grads=), since the buffers belong to the cluster and not to a worker"
+            )
+        with trainer.condition, self._registry.hold(spec.parameters) as parameters:
+            trainer.check_there()
+            stepped = [each for each in parameters if each.current.grad_req != "null"]
+            fresh = [each for each in stepped if _check_fresh(trainer, each, options)]
+            wrong = next((name for each in fresh if (name := _non_finite(each))), "")
+            if wrong and spec.non_finite == "error":
+                raise NonFiniteGradientError(
+                    f"Parameter '{wrong}': the gradient holds NaN or infinity", parameter=wrong
+                )
+            skipped = bool(wrong) and spec.non_finite == "skip"
+            actions: list[Action] = []
+            if not skipped:
+                sources = [self._sources(trainer, each, options) for each in fresh]
+                actions += trainer.prepare_updates(fresh, sources, options)
+            if options.zero_grad:
+                devices = self._registry.devices
+                actions += [prepare_zero_gradient(each, devices) for each in stepped]
+            for action in actions:
+                action()
+            for parameter in fresh:
+                parameter.fresh_gradients.clear()
+            trainer.count_step(non_finite=bool(wrong), skipped=skipped)
+            return skipped
+
+    def allreduce(self, trainer: StoredTrainer) -> None:
+        """Writes the sum over the contexts into the buffers of every context, all in one step.
+
+        Raises:
+            What stands at AllreduceGrads in training_service.proto; nothing is changed then.
+        """
+        with trainer.condition, self._registry.hold(trainer.spec.parameters) as parameters:
+            trainer.check_there()
+            actions = [
+                self._prepare_allreduce(trainer, parameter)
+                for parameter in parameters
+                if parameter.current.grad_req != "null"
+            ]
+            for action in actions:
+                action()
+
+    def _sources(
+        self, trainer: StoredTrainer, parameter: StoredParameter, options: StepOptions
+    ) -> Mapping[Context, GradientSource]:
+        if not trainer.spec.update_each_copy:
+            return {next(iter(parameter.copies)): self._prepare_sum(trainer, parameter)}
+        if options.reduced or len(parameter.copies) == 1:
+            return {context: _buffer(parameter, context) for context in parameter.copies}
+        total = self._prepare_sum(trainer, parameter)
+        write = _prepare_spread(parameter, total)
+        # The sum goes into the buffers first, as in MXNet, and then each copy uses its own.
+        first, *others = parameter.copies
+
+        def summed() -> tuple[IntArray | None, HostArray]:
+            write()
+            return _buffer(parameter, first)()
+
+        return {first: summed, **{context: _buffer(parameter, context) for context in others}}
+
+    def _prepare_allreduce(self, trainer: StoredTrainer, parameter: StoredParameter) -> Action:
+        check_trainable(parameter)
+        if len(parameter.copies) == 1:
+            return _nothing
+        return _prepare_spread(parameter, self._prepare_sum(trainer, parameter))
+
+    def _prepare_sum(self, trainer: StoredTrainer, parameter: StoredParameter) -> GradientSource:
+        """The sum over the contexts. Raises MemoryLimitError."""
+        contexts = list(parameter.copies)
+        if len(contexts) == 1:
+            return _buffer(parameter, contexts[0])
+        if parameter.sparse_gradients:
+            return _sparse_total(parameter)
+        with naming(parameter.name):
+            buffer = parameter.stage(parameter.shape, parameter.current.dtype)
+        total = parameter.staged_array(buffer)
+        if trainer.spec.two_bit_threshold:
+            return self._compressed_total(trainer, parameter, buffer)
+
+        def add() -> tuple[None, HostArray]:
+            hosts = [_host(parameter, context) for context in contexts]
+            np.copyto(total, hosts[0])
+            for host in hosts[1:]:
+                add_into(total, host)
+            _keep(buffer)
+            return None, total
+
+        return add
+
+    def _compressed_total(
+        self, trainer: StoredTrainer, parameter: StoredParameter, buffer: Buffer
+    ) -> GradientSource:
+        """The sum of what 2-bit compression makes of each context's gradient."""
+        threshold = trainer.spec.two_bit_threshold
+        codec = TwoBit(threshold)
+        total = parameter.staged_array(buffer)
+        dtype = residual_dtype(total.dtype)
+        residuals: dict[Context, Buffer] = {}
+        with naming(parameter.name):
+            for context in parameter.copies:
+                known = trainer.residuals.get((parameter.name, context))
+                if known is None or known.shape != total.shape or known.dtype != dtype:
+                    known = parameter.stage(parameter.shape, dtype)
+                    parameter.staged_array(known)[...] = 0
+                residuals[context] = known
+
+        def add() -> tuple[None, HostArray]:
+            total[...] = 0
+            for context, residual in residuals.items():
+                left = parameter.staged_array(residual)
+                packed, after = codec.compress(_host(parameter, context), left)
+                np.copyto(left, after)
+                add_into(total, expand(packed, total.shape, total.dtype, threshold))
+                trainer.residuals[parameter.name, context] = residual
+            _keep(buffer)
+            return None, total
+
+        return add
+
+
+def _check_fresh(trainer: StoredTrainer, parameter: StoredParameter, options: StepOptions) -> bool:
+    """Whether a parameter is stepped. Raises StaleGradientError, and what check_trainable does."""
+    check_trainable(parameter)
+    if options.reduced:
+        return True
+    stale = [each for each in parameter.copies if each not in parameter.fresh_gradients]
+    if not stale:
+        return True
+    if options.ignore_stale_grad:
+        return False
+    raise StaleGradientError(
+        f"Gradient of Parameter `{parameter.name}` on context {stale[0]} has not been written "
+        f"since the last step of trainer {trainer.spec.name!r}. If only some of the parameters "
+        "are stepped on purpose, call step with ignore_stale_grad=True: the others are passed over",
+        parameter=parameter.name,
+    )
+
+
+def _non_finite(parameter: StoredParameter) -> str:
+    """The parameter's name where its gradient is NaN or infinite somewhere, else ''."""
+    for context in parameter.copies:
+        if not is_finite(_host(parameter, context)):
+            return parameter.name
+    return ""
+
+
+def _host(parameter: StoredParameter, context: Context) -> HostArray:
+    """A gradient buffer's content: all of it, or its rows."""
+    backend = parameter.backend(context)
+    if parameter.sparse_gradients:
+        return backend.host(parameter.sparse_gradients[context].rows)
+    return backend.host(parameter.gradients[context])
+
+
+def _buffer(parameter: StoredParameter, context: Context) -> GradientSource:
+    def read() -> tuple[IntArray | None, HostArray]:
+        if parameter.sparse_gradients:
+            return parameter.sparse_gradients[context].ids, _host(parameter, context)
+        return None, _host(parameter, context)
+
+    return read
+
+
+def _sparse_total(parameter: StoredParameter) -> GradientSource:
+    gradients: Sequence[RowSparseGradient] = [
+        parameter.sparse_gradients[context] for context in parameter.copies
+    ]
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        rows = parameter.backend(gradient.rows.context).host(gradient.rows)
+        total = total.merged(gradient.ids, rows, parameter.devices, mode="add")
+
+    def read() -> tuple[IntArray, HostArray]:
+        return total.ids, parameter.backend(total.rows.context).host(total.rows)
+
+    return read
+
+
+def _prepare_spread(parameter: StoredParameter, total: GradientSource) -> Action:
+    """Makes ready to write a sum into every buffer. Raises MemoryLimitError."""
+    if parameter.sparse_gradients:
+        ids, rows = total()
+        assert ids is not None
+        replaced = {
+            context: gradient.replaced(ids, rows, parameter.devices)
+            for context, gradient in parameter.sparse_gradients.items()
+        }
+
+        def publish() -> None:
+            parameter.sparse_gradients.update(replaced)
+            parameter.gradient_counter += 1
+
+        return publish
+    targets = {
+        context: parameter.writable(parameter.gradients, context, keep=False)
+        for context in parameter.gradients
+    }
+
+    def spread() -> None:
+        _, value = total()
+        for context, target in targets.items():
+            parameter.backend(context).write(target, value, mode="assign")
+            parameter.gradients[context] = target
+        parameter.gradient_counter += 1
+
+    return spread
+
+
+def _keep(_buffer: Buffer) -> None:
+    """Nothing to do: the caller's closure has kept the buffer, and so its memory, until now."""
+
+
+def _nothing() -> None:
+    """The buffers hold the sum already."""

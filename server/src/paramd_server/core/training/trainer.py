@@ -1,0 +1,523 @@
+"""One trainer: its workers and their clocks, the rounds, and the steps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from paramd.context import Context
+from paramd.errors import (
+    ClockMismatchError,
+    InvalidArgumentError,
+    LeaseEndedError,
+    ScheduledLearningRateError,
+    StaleGradientError,
+    TrainerNotFoundError,
+    WorkerLostError,
+    WorkerNotJoinedError,
+)
+from paramd.trainer_spec import StepOptions, StepResult, TrainerInfo, TrainerSpec, TrainerWorker
+from paramd_server.arrays.backend import Buffer
+from paramd_server.core.operations import Operation, OperationWindow
+from paramd_server.core.registry import Registry
+from paramd_server.core.stored_parameter import StoredParameter
+from paramd_server.core.training.gradients import (
+    Contribution,
+    GradientSource,
+    PushedGradient,
+    check_trainable,
+    prepare_sum,
+)
+from paramd_server.core.training.members import Member, Members
+from paramd_server.core.training.updates import Rates, Updates
+from paramd_server.core.workers import Workers
+from paramd_server.core.writing import Action
+
+__all__ = ["Answers", "Push", "StoredTrainer", "World"]
+
+# A waiter looks again at least that often.
+_LOOK_S: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How the result of a step is kept in the window of operations.
+
+    Attributes:
+        encode: to bytes.
+        decode: from bytes.
+    """
+
+    encode: Callable[[StepResult], bytes]
+    decode: Callable[[bytes], StepResult]
+
+
+@dataclass(frozen=True)
+class Push:
+    """One worker's part of a step.
+
+    Attributes:
+        operation: identifies it; its identity is the worker's incarnation.
+        options: how the step is made.
+        gradients: by name of the parameter; empty of a push that is skipped.
+        non_finite: the name of a gradient that is NaN or infinite somewhere, or ''.
+    """
+
+    operation: Operation
+    options: StepOptions
+    gradients: Mapping[str, PushedGradient]
+    non_finite: str = ""
+
+    @property
+    def identity(self) -> bytes:
+        """Of the worker that sends it."""
+        return self.operation.identity
+
+
+@dataclass(frozen=True)
+class World:
+    """What the trainers of a server work with.
+
+    Attributes:
+        registry: the parameters.
+        members: the workers of the cluster.
+        operations: where the answers of committed pushes are kept.
+        answers: their form.
+        workers: counts committed pushes.
+    """
+
+    registry: Registry
+    members: Members
+    operations: OperationWindow
+    answers: Answers
+    workers: Workers
+
+
+@dataclass
+class _Participant:
+    """A worker of this trainer whose lease holds."""
+
+    member: Member
+    clock: int
+
+
+@dataclass
+class _Tally:
+    """What has happened."""
+
+    num_steps: int = 0
+    num_non_finite: int = 0
+    num_skipped: int = 0
+
+
+class StoredTrainer:
+    """A trainer as the server holds it.
+
+    Its lock is taken before those of parameters. What waits does so on its condition, for a moment
+    at a time.
+
+    Args:
+        spec: as declared; its parameters are the registry's.
+        world: what it works with.
+    """
+
+    def __init__(self, spec: TrainerSpec, world: World) -> None:
+        self.spec = spec
+        self.condition = threading.Condition(threading.RLock())
+        # All that follow are guarded by `condition`.
+        self.updates = Updates(spec.optimizer)
+        self.learning_rate: float | None = None
+        self.clock = 0
+        self.deleted = False
+        # What 2-bit compression of the gradient buffers left over, by parameter and context.
+        self.residuals: dict[tuple[str, Context], Buffer] = {}
+        self._tally = _Tally()
+        self._gathered = spec.num_workers == 0
+        self._participants: dict[bytes, _Participant] = {}
+        # By the worker's name: the second push of a round takes the place of the first.
+        self._staged: dict[str, tuple[Member, Push]] = {}
+        # Rank by name, of those whose leases ended where that stops the others.
+        self._lost: dict[str, int] = {}
+        self._registry = world.registry
+        self._members = world.members
+        self._operations = world.operations
+        self._answers = world.answers
+        self._workers = world.workers
+
+    def info(self) -> TrainerInfo:
+        """The trainer, described."""
+        with self.condition:
+            return TrainerInfo(
+                spec=self.spec,
+                learning_rate=self._rate(self.updates.num_update),
+                num_update=self.updates.num_update,
+                num_steps=self._tally.num_steps,
+                workers=tuple(
+                    TrainerWorker(
+                        each.member.worker,
+                        each.member.rank,
+                        each.clock,
+                        each.member.worker in self._staged,
+                    )
+                    for each in sorted(
+                        self._participants.values(), key=lambda each: each.member.rank
+                    )
+                ),
+                num_non_finite=self._tally.num_non_finite,
+                num_skipped=self._tally.num_skipped,
+                state_bytes=self.updates.state_bytes,
+            )
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Changes the rate. Raises ScheduledLearningRateError where a scheduler sets it."""
+        with self.condition:
+            self.check_there()
+            if self.spec.optimizer.lr_scheduler is not None:
+                raise ScheduledLearningRateError(
+                    f"trainer {self.spec.name!r} has a learning rate scheduler, which sets the "
+                    "rate: pass learning_rate= to step() for one step of another rate"
+                )
+            self.learning_rate = learning_rate
+
+    def delete(self) -> None:
+        """Marks it as gone, and wakes those who wait in it."""
+        with self.condition:
+            self.deleted = True
+            self._staged.clear()
+            self.residuals.clear()
+            self.updates.forget()
+            self.condition.notify_all()
+
+    def progress(self) -> dict[str, Any]:
+        """What a snapshot keeps beside the states: plain JSON values."""
+        with self.condition:
+            return {
+                "learning_rate": self.learning_rate,
+                "clock": self.clock,
+                "gathered": self._gathered,
+                "tally": asdict(self._tally),
+                "lost": dict(self._lost),
+                "clocks": {
+                    identity.hex(): each.clock for identity, each in self._participants.items()
+                },
+            }
+
+    def restore_progress(self, document: Mapping[str, Any]) -> None:
+        """Takes up what `progress` gave. The workers have been restored before."""
+        rate = document["learning_rate"]
+        members = {each.identity: each for each in self._members.all()}
+        with self.condition:
+            self.learning_rate = None if rate is None else float(rate)
+            self.clock = int(document["clock"])
+            self._gathered = bool(document["gathered"])
+            self._tally = _Tally(**document["tally"])
+            self._lost = {str(name): int(rank) for name, rank in document["lost"].items()}
+            for text, clock in document["clocks"].items():
+                member = members.get(bytes.fromhex(text))
+                if member is not None:
+                    self._participants[member.identity] = _Participant(member, int(clock))
+
+    # Workers
+
+    def join(self, identity: bytes) -> tuple[Member, int]:
+        """Takes a worker in.
+
+        Returns:
+            The worker, and its clock: the current one where it is new or has come back.
+
+        Raises:
+            WorkerNotJoinedError, LeaseEndedError: where it is no worker of the cluster.
+        """
+        member = self._members.check(identity)
+        if not self.spec.distributed:
+            raise InvalidArgumentError(f"trainer {self.spec.name!r} is local: nobody joins it")
+        with self.condition:
+            self.check_there()
+            participant = self._participants.get(identity)
+            if participant is None:
+                participant = _Participant(member, self._current_clock())
+                self._participants[identity] = participant
+            self._lost.pop(member.worker, None)
+            if len(self._participants) >= self.spec.num_workers:
+                self._gathered = True
+            self.condition.notify_all()
+            return member, participant.clock
+
+    def leave(self, identity: bytes, *, lost: bool = False) -> None:
+        """Lets a worker go. A push of its that waits in a round stays in it."""
+        with self.condition:
+            participant = self._participants.pop(identity, None)
+            if participant is None:
+                return
+            if lost and self.spec.worker_loss == "error":
+                self._lost[participant.member.worker] = participant.member.rank
+            self.condition.notify_all()
+
+    def _current_clock(self) -> int:
+        """The clock of a worker that comes: nobody is to wait for it longer than for the others."""
+        if self.spec.synchronous or not self._participants:
+            return self.clock
+        return min(each.clock for each in self._participants.values())
+
+    # Steps
+
+    def submit(self, push: Push) -> StepResult:
+        """Takes a complete push: applies it, or keeps it until its round is complete.
+
+        Returns:
+            'committed', 'staged' or 'ahead'.
+
+        Raises:
+            What stands at Step in training_service.proto; nothing is changed then.
+        """
+        if not self.spec.synchronous:
+            # The answer of a push that was applied before comes whatever has happened since.
+            answer = self._operations.run(push.operation, lambda: self._apply_alone(push))
+            return self._standing(push.identity, self._answers.decode(answer))
+        with self.condition:
+            answered = self._operations.answered(push.operation)
+            if answered is None:
+                participant = self._check_turn(push)
+                self._check_complete(push)
+                self._check_rate(push)
+                self._staged[participant.member.worker] = (participant.member, push)
+                self._try_round_for(push.operation)
+                answered = self._operations.answered(push.operation)
+            if answered is None:
+                return StepResult("staged", self.clock)
+            return self._answers.decode(answered)
+
+    def wait(self, operation: Operation, wait_s: float) -> StepResult:
+        """How a push stands, after a moment if it has to wait.
+
+        Args:
+            operation: of the push.
+            wait_s: at most that long.
+
+        Returns:
+            'committed', 'staged', 'ahead', or 'unknown' where it has to be sent again.
+
+        Raises:
+            TrainerNotFoundError, LeaseEndedError, WorkerLostError, or what the round fails with.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            self._members.expire()
+            with self.condition:
+                result = self._look(operation)
+                left = deadline - time.monotonic()
+                if result.state not in ("staged", "ahead") or left <= 0:
+                    return result
+                pause = min(left, self._members.next_end() + 0.01, _LOOK_S)
+                self.condition.wait(max(pause, 0.0))
+
+    def _look(self, operation: Operation) -> StepResult:
+        answered = self._operations.answered(operation)
+        if answered is not None:
+            return self._standing(operation.identity, self._answers.decode(answered))
+        self.check_there()
+        staged = any(push.operation == operation for _, push in self._staged.values())
+        if not staged:
+            return StepResult("unknown", self.clock)
+        if operation.identity not in self._participants:
+            raise LeaseEndedError(
+                f"trainer {self.spec.name!r}: the lease of this worker ended while it waited: call "
+                "join() to come back with the current clock"
+            )
+        self._try_round_for(operation)
+        answered = self._operations.answered(operation)
+        if answered is None:
+            return StepResult("staged", self.clock)
+        return self._answers.decode(answered)
+
+    def _standing(self, identity: bytes, result: StepResult) -> StepResult:
+        """A committed push, or one whose worker is too far ahead of the slowest one."""
+        staleness = self.spec.staleness
+        if not staleness or not self.spec.distributed:
+            return result
+        with self.condition:
+            if identity not in self._participants:
+                return result
+            slowest = min(each.clock for each in self._participants.values())
+            self._check_nobody_lost()
+        return replace(result, state="ahead") if result.clock - slowest > staleness else result
+
+    def _apply_alone(self, push: Push) -> bytes:
+        """A push that waits for nobody."""
+        with self.condition:
+            self.check_there()
+            participant = None
+            if self.spec.distributed:
+                participant = self._check_turn(push)
+                self._check_nobody_lost()
+            self._check_complete(push)
+            self._commit([push])
+            clock = self.clock = self._tally.num_steps
+            if participant is not None:
+                clock = participant.clock = participant.clock + 1
+                self.clock = max(each.clock for each in self._participants.values())
+            self.condition.notify_all()
+            return self._answers.encode(StepResult("committed", clock, self._skips(push)))
+
+    def _try_round_for(self, operation: Operation) -> None:
+        """Commits the round where it can be; who is told that it failed has no push in it."""
+        try:
+            self._check_nobody_lost()
+            self._try_round()
+        except BaseException:
+            for worker, (_, push) in list(self._staged.items()):
+                if push.operation == operation:
+                    del self._staged[worker]
+            raise
+
+    def _try_round(self) -> None:
+        """Commits the round where every worker's push is in."""
+        workers = {each.member.worker for each in self._participants.values()}
+        if not self._gathered or not self._staged or not workers <= self._staged.keys():
+            return
+        staged = sorted(self._staged.values(), key=lambda each: each[0].rank)
+        pushes = [push for _, push in staged]
+        self._commit(pushes)
+        self._staged.clear()
+        self.clock += 1
+        for participant in self._participants.values():
+            participant.clock = self.clock
+        for push in pushes:
+            result = StepResult("committed", self.clock, self._skips(push))
+            self._operations.record(push.operation, self._answers.encode(result))
+        self.condition.notify_all()
+
+    def _commit(self, pushes: Sequence[Push]) -> None:
+        """Updates by the sum of pushes, all parameters in one step, or none when it raises."""
+        counted = [push for push in pushes if not self._skips(push)]
+        scale = pushes[0].options.batch_size
+        rates = self._rates(pushes[0].options)
+        contributions: dict[str, list[Contribution]] = {}
+        for push in counted:
+            factor = scale / push.options.batch_size
+            for name, gradient in push.gradients.items():
+                contributions.setdefault(name, []).append(Contribution(gradient, factor))
+        names = [name for name in self.spec.parameters if name in contributions]
+        with self._registry.hold(names) as parameters:
+            for parameter in parameters:
+                check_trainable(parameter)
+            sources = [
+                {next(iter(each.copies)): prepare_sum(each, contributions[each.name])}
+                for each in parameters
+            ]
+            for action in self._prepare(parameters, sources, rates):
+                action()
+        self._count(pushes)
+
+    def _prepare(
+        self,
+        parameters: Sequence[StoredParameter],
+        sources: Sequence[Mapping[Context, GradientSource]],
+        rates: Rates,
+    ) -> list[Action]:
+        actions = []
+        num_update = self.updates.num_update
+        for parameter, gradients in zip(parameters, sources, strict=True):
+            num_update = max(num_update, self.updates.next_count(parameter))
+            actions.append(self.updates.prepare(parameter, gradients, rates, num_update))
+        return actions
+
+    def prepare_updates(
+        self,
+        parameters: Sequence[StoredParameter],
+        sources: Sequence[Mapping[Context, GradientSource]],
+        options: StepOptions,
+    ) -> list[Action]:
+        """Makes ready to update locked parameters, each by its sources. Raises MemoryLimitError."""
+        return self._prepare(parameters, sources, self._rates(options))
+
+    def count_step(self, *, non_finite: bool, skipped: bool) -> None:
+        """Counts a step that did not come as a push."""
+        self._tally.num_steps += 1
+        self._tally.num_non_finite += non_finite
+        self._tally.num_skipped += skipped
+        self.clock = self._tally.num_steps
+
+    def _skips(self, push: Push) -> bool:
+        return bool(push.non_finite) and self.spec.non_finite == "skip"
+
+    def _count(self, pushes: Sequence[Push]) -> None:
+        self._tally.num_steps += 1
+        self._tally.num_non_finite += sum(bool(push.non_finite) for push in pushes)
+        self._tally.num_skipped += sum(self._skips(push) for push in pushes)
+        for push in pushes:
+            self._workers.count_push(push.identity, len(push.gradients))
+
+    # Rates
+
+    def _rate(self, num_update: int) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.spec.optimizer.rate(num_update)
+
+    def _rates(self, options: StepOptions) -> Rates:
+        rescale = self.spec.optimizer.rescale_grad / options.batch_size
+        own = options.learning_rate
+        return Rates(self._rate if own is None else lambda _num_update: own, rescale)
+
+    # Checks
+
+    def check_there(self) -> None:
+        """Raises TrainerNotFoundError where it has been deleted."""
+        if self.deleted:
+            raise TrainerNotFoundError(f"trainer {self.spec.name!r} has been deleted")
+
+    def _check_nobody_lost(self) -> None:
+        if self._lost:
+            names = ", ".join(f"{worker} (rank {rank})" for worker, rank in self._lost.items())
+            raise WorkerLostError(
+                f"trainer {self.spec.name!r}: the lease of worker {names} ended; steps go on when "
+                "it has come back under the same name"
+            )
+
+    def _check_turn(self, push: Push) -> _Participant:
+        self.check_there()
+        participant = self._participants.get(push.identity)
+        if participant is None:
+            raise WorkerNotJoinedError(
+                f"trainer {self.spec.name!r}: this worker has not joined it, or its lease ended: "
+                "call join() first"
+            )
+        clock = push.options.clock
+        if clock != participant.clock:
+            direction = "backwards" if clock < participant.clock else "ahead"
+            raise ClockMismatchError(
+                f"trainer {self.spec.name!r}: worker {participant.member.worker} has committed "
+                f"{participant.clock} steps, but its push says {clock}: a clock that goes "
+                f"{direction}"
+            )
+        return participant
+
+    def _check_complete(self, push: Push) -> None:
+        if push.options.ignore_stale_grad:
+            return
+        with self._registry.hold(self.spec.parameters) as parameters:
+            for parameter in parameters:
+                missing = parameter.name not in push.gradients
+                if missing and parameter.has_gradient and not self._skips(push):
+                    raise StaleGradientError(
+                        f"trainer {self.spec.name!r}: the push has no gradient of Parameter "
+                        f"'{parameter.name}'; say ignore_stale_grad=True to pass it over",
+                        parameter=parameter.name,
+                    )
+
+    def _check_rate(self, push: Push) -> None:
+        """In one round there is one learning rate."""
+        for member, other in self._staged.values():
+            if (
+                other.identity != push.identity
+                and other.options.learning_rate != push.options.learning_rate
+            ):
+                raise InvalidArgumentError(
+                    f"trainer {self.spec.name!r}: the learning rate of this push is "
+                    f"{push.options.learning_rate}, but that of worker {member.worker} in the same "
+                    f"round is {other.options.learning_rate}"
+                )

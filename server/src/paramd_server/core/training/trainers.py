@@ -1,0 +1,132 @@
+"""The trainers of a server by name."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from paramd.errors import (
+    InvalidArgumentError,
+    TrainerMismatchError,
+    TrainerNotFoundError,
+)
+from paramd.trainer_spec import TrainerInfo, TrainerSpec
+from paramd_server.core.training.members import Member
+from paramd_server.core.training.trainer import StoredTrainer, World
+
+__all__ = ["Trainers"]
+
+_MAX_TRAINERS: Final = 4096
+# What may differ between two declarations: nothing. In the order in which it is compared.
+_COMPARED: Final = (
+    "parameters",
+    "optimizer",
+    "distributed",
+    "staleness",
+    "num_workers",
+    "non_finite",
+    "worker_loss",
+    "two_bit_threshold",
+    "update_each_copy",
+)
+
+
+class Trainers:
+    """Finds, creates, lists and deletes trainers.
+
+    Args:
+        world: what they work with.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lock = threading.Lock()
+        # In order of creation; guarded by _lock.
+        self._trainers: dict[str, StoredTrainer] = {}
+        world.members.listen(self._note_gone)
+
+    def declare(self, spec: TrainerSpec) -> TrainerInfo:
+        """Creates a trainer, or attaches to the one of that name.
+
+        Raises:
+            TrainerMismatchError: where the settings differ from those declared first, or a
+                parameter belongs to another trainer.
+            ParameterNotFoundError, InvalidArgumentError.
+        """
+        self._check(spec)
+        with self._lock:
+            known = self._trainers.get(spec.name)
+            if known is None:
+                self._check_free(spec)
+                if len(self._trainers) >= _MAX_TRAINERS:
+                    raise InvalidArgumentError(f"there are {_MAX_TRAINERS} trainers already")
+                known = self._trainers[spec.name] = self.make(spec)
+            else:
+                _compare(known.spec, spec)
+        return known.info()
+
+    def make(self, spec: TrainerSpec) -> StoredTrainer:
+        """A trainer that is not one of these yet."""
+        return StoredTrainer(spec, self._world)
+
+    def put(self, trainer: StoredTrainer) -> None:
+        """Takes up a trainer that `make` made."""
+        with self._lock:
+            self._trainers[trainer.spec.name] = trainer
+
+    def find(self, name: str) -> StoredTrainer:
+        """A trainer by name. Raises TrainerNotFoundError."""
+        with self._lock:
+            trainer = self._trainers.get(name)
+        if trainer is None:
+            raise TrainerNotFoundError(f"the server holds no trainer {name!r}")
+        return trainer
+
+    def all(self) -> list[StoredTrainer]:
+        """The trainers, in order of creation."""
+        with self._lock:
+            return list(self._trainers.values())
+
+    def delete(self, name: str) -> None:
+        """Removes a trainer with its states. Raises TrainerNotFoundError."""
+        trainer = self.find(name)
+        with self._lock:
+            self._trainers.pop(name, None)
+        trainer.delete()
+
+    def _check(self, spec: TrainerSpec) -> None:
+        self._world.registry.describe(spec.parameters)
+        if spec.update_each_copy and spec.distributed:
+            raise InvalidArgumentError(
+                f"trainer {spec.name!r}: a distributed trainer updates one copy and writes the "
+                "others"
+            )
+
+    def _check_free(self, spec: TrainerSpec) -> None:
+        owners = {
+            name: trainer.spec.name
+            for trainer in self._trainers.values()
+            for name in trainer.spec.parameters
+        }
+        for name in spec.parameters:
+            if name in owners:
+                raise TrainerMismatchError(
+                    f"trainer {spec.name!r}: Parameter '{name}' belongs to trainer "
+                    f"{owners[name]!r} already; delete that one first (delete()), or leave the "
+                    "parameter out",
+                    parameter=name,
+                )
+
+    def _note_gone(self, member: Member, lost: bool) -> None:
+        for trainer in self.all():
+            trainer.leave(member.identity, lost=lost)
+
+
+def _compare(known: TrainerSpec, spec: TrainerSpec) -> None:
+    for attribute in _COMPARED:
+        desired, stored = getattr(spec, attribute), getattr(known, attribute)
+        if desired != stored:
+            raise TrainerMismatchError(
+                f"trainer {spec.name!r} exists with another {attribute}: desired '{desired}' vs "
+                f"stored '{stored}'. Delete it first (delete()), which drops its optimizer states"
+            )

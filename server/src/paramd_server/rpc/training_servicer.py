@@ -1,0 +1,295 @@
+"""The RPCs of paramd.v1.TrainingService. Their contract stands in the proto file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
+from paramd.trainer_spec import StepOptions, StepResult
+from paramd.v1 import training_service_pb2 as pb
+from paramd.wire.tensors import byte_view, data_messages, head_to_wire
+from paramd.wire.training import (
+    manifest_from_wire,
+    manifest_pages,
+    step_result_from_wire,
+    step_result_to_wire,
+    trainer_info_to_wire,
+    trainer_spec_from_wire,
+)
+from paramd_server.core.operations import Operation, OperationWindow
+from paramd_server.core.reading import open_values
+from paramd_server.core.registry import Registry
+from paramd_server.core.training.buffers import BufferSteps
+from paramd_server.core.training.gradients import StepStage
+from paramd_server.core.training.members import Members
+from paramd_server.core.training.states import StatesStage, open_states
+from paramd_server.core.training.trainer import Answers, Push, StoredTrainer
+from paramd_server.core.training.trainers import Trainers
+from paramd_server.rpc.readings import current_context, reading_messages, selectors_from_wire
+from paramd_server.rpc.requests import (
+    check_identity,
+    first_message,
+    operation_from_wire,
+    receive_tensors,
+)
+from paramd_server.rpc.waiting import WaitingSlots
+
+__all__ = ["STEP_ANSWERS", "TrainingServicer"]
+
+_MAX_MANIFEST_PAGES: Final = 4096
+
+
+def _encode(result: StepResult) -> bytes:
+    return step_result_to_wire(result).SerializeToString()
+
+
+def _decode(answer: bytes) -> StepResult:
+    return step_result_from_wire(pb.StepResult.FromString(answer))
+
+
+# How the results of steps stand in the window of operations.
+STEP_ANSWERS: Final = Answers(_encode, _decode)
+
+
+class TrainingServicer:
+    """Answers the calls of one server.
+
+    Args:
+        registry: the parameters.
+        trainers: the trainers.
+        members: the workers of the cluster.
+        operations: what makes repeated calls safe.
+        waiting: how many calls may wait at a time on the threads that serve values.
+        polls: how many may wait on the threads of calls that only wait.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        trainers: Trainers,
+        members: Members,
+        operations: OperationWindow,
+        *,
+        waiting: WaitingSlots,
+        polls: WaitingSlots,
+    ) -> None:
+        self._registry = registry
+        self._trainers = trainers
+        self._members = members
+        self._operations = operations
+        self._buffers = BufferSteps(registry)
+        self._waiting = waiting
+        self._polls = polls
+
+    def DeclareTrainer(
+        self, request: pb.DeclareTrainerRequest, _context: grpc.ServicerContext
+    ) -> pb.DeclareTrainerResponse:
+        """Creates a trainer, or attaches to one."""
+        info = self._trainers.declare(trainer_spec_from_wire(request.spec))
+        return pb.DeclareTrainerResponse(trainer=trainer_info_to_wire(info))
+
+    def ListTrainers(
+        self, request: pb.ListTrainersRequest, _context: grpc.ServicerContext
+    ) -> pb.ListTrainersResponse:
+        """Describes trainers."""
+        if request.names:
+            trainers = [self._trainers.find(name) for name in request.names]
+        else:
+            trainers = self._trainers.all()
+        return pb.ListTrainersResponse(
+            trainers=[trainer_info_to_wire(each.info()) for each in trainers]
+        )
+
+    def DeleteTrainer(
+        self, request: pb.DeleteTrainerRequest, _context: grpc.ServicerContext
+    ) -> bytes:
+        """Removes a trainer."""
+
+        def carry_out() -> bytes:
+            self._trainers.delete(request.trainer)
+            return pb.DeleteTrainerResponse().SerializeToString()
+
+        return self._operations.run(operation_from_wire(request.operation), carry_out)
+
+    def JoinTrainer(
+        self, request: pb.JoinTrainerRequest, _context: grpc.ServicerContext
+    ) -> pb.JoinTrainerResponse:
+        """Makes the caller one of a trainer's workers."""
+        check_identity(request.identity)
+        trainer = self._trainers.find(request.trainer)
+        member, clock = trainer.join(request.identity)
+        num_workers = len(trainer.info().workers)
+        return pb.JoinTrainerResponse(clock=clock, rank=member.rank, num_workers=num_workers)
+
+    def LeaveTrainer(
+        self, request: pb.LeaveTrainerRequest, _context: grpc.ServicerContext
+    ) -> pb.LeaveTrainerResponse:
+        """Takes the caller out of a trainer."""
+        self._trainers.find(request.trainer).leave(request.identity)
+        return pb.LeaveTrainerResponse()
+
+    def SetLearningRate(
+        self, request: pb.SetLearningRateRequest, _context: grpc.ServicerContext
+    ) -> bytes:
+        """Changes the learning rate."""
+        rate = _check_rate(request.learning_rate)
+
+        def carry_out() -> bytes:
+            self._trainers.find(request.trainer).set_learning_rate(rate)
+            return pb.SetLearningRateResponse().SerializeToString()
+
+        return self._operations.run(operation_from_wire(request.operation), carry_out)
+
+    def Step(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Takes a worker's gradients, and gives values back."""
+        opened: pb.StepOpen = first_message(messages, pb.StepRequest, "open")
+        selectors = selectors_from_wire(opened.pull)
+        operation = operation_from_wire(opened.operation)
+        trainer = self._trainers.find(opened.trainer)
+        if self._operations.answered(operation) is None:
+            result = self._take(trainer, operation, opened, messages)
+        else:
+            result = trainer.wait(operation, 0.0)
+        if result.state in ("staged", "ahead"):
+            with self._waiting.take(opened.wait_ms) as wait_s:
+                if wait_s > 0:
+                    result = trainer.wait(operation, wait_s)
+        yield pb.StepResponse(result=step_result_to_wire(result)).SerializeToString()
+        if result.state == "committed" and selectors:
+            current = current_context(opened)
+            with open_values(self._registry, selectors, current) as readings:
+                yield from reading_messages(readings, pb.StepResponse)
+
+    def _take(
+        self,
+        trainer: StoredTrainer,
+        operation: Operation,
+        opened: pb.StepOpen,
+        messages: Iterator[bytes],
+    ) -> StepResult:
+        """Receives a push and submits it."""
+        operation.check()
+        options = StepOptions(
+            trainer=opened.trainer,
+            batch_size=_check_batch_size(opened.batch_size),
+            clock=opened.clock,
+            learning_rate=_rate_of(opened),
+            ignore_stale_grad=opened.ignore_stale_grad,
+        )
+        if trainer.spec.distributed:
+            # Before anything is received: a worker that is out keeps no memory.
+            self._members.check(operation.identity)
+        stage = StepStage(self._registry, trainer.spec)
+        receive_tensors(messages, pb.StepRequest, stage.place)
+        gradients, non_finite = stage.finish()
+        del stage
+        if non_finite and trainer.spec.non_finite == "skip":
+            gradients = {}
+        return trainer.submit(Push(operation, options, gradients, non_finite))
+
+    def AwaitStep(
+        self, request: pb.AwaitStepRequest, _context: grpc.ServicerContext
+    ) -> pb.AwaitStepResponse:
+        """Tells how a push stands."""
+        operation = operation_from_wire(request.operation)
+        self._members.renew(operation.identity)
+        trainer = self._trainers.find(request.trainer)
+        with self._polls.take(request.wait_ms) as wait_s:
+            result = trainer.wait(operation, wait_s)
+        return pb.AwaitStepResponse(result=step_result_to_wire(result))
+
+    def Update(self, request: pb.UpdateRequest, _context: grpc.ServicerContext) -> bytes:
+        """Steps by what the gradient buffers hold."""
+        options = StepOptions(
+            trainer=request.trainer,
+            batch_size=_check_batch_size(request.batch_size),
+            learning_rate=_rate_of(request),
+            ignore_stale_grad=request.ignore_stale_grad,
+            zero_grad=request.zero_grad,
+            reduced=request.reduced,
+        )
+
+        def carry_out() -> bytes:
+            trainer = self._trainers.find(request.trainer)
+            skipped = self._buffers.update(trainer, options)
+            return pb.UpdateResponse(skipped=skipped).SerializeToString()
+
+        return self._operations.run(operation_from_wire(request.operation), carry_out)
+
+    def AllreduceGrads(
+        self, request: pb.AllreduceGradsRequest, _context: grpc.ServicerContext
+    ) -> bytes:
+        """Sums the gradient buffers over the contexts."""
+
+        def carry_out() -> bytes:
+            self._buffers.allreduce(self._trainers.find(request.trainer))
+            return pb.AllreduceGradsResponse().SerializeToString()
+
+        return self._operations.run(operation_from_wire(request.operation), carry_out)
+
+    def SaveStates(
+        self, request: pb.SaveStatesRequest, _context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        """Reads optimizer states."""
+        trainer = self._trainers.find(request.trainer)
+        with open_states(self._registry, trainer) as saved:
+            for page in manifest_pages(saved.manifest):
+                yield pb.SaveStatesResponse(manifest=page).SerializeToString()
+            for (head, _), array in zip(saved.manifest.arrays, saved.arrays, strict=True):
+                yield pb.SaveStatesResponse(header=head_to_wire(head)).SerializeToString()
+                yield from data_messages(byte_view(array))
+
+    def LoadStates(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+        """Replaces optimizer states."""
+        opened: pb.LoadStatesOpen = first_message(messages, pb.LoadStatesRequest, "open")
+        operation = operation_from_wire(opened.operation)
+        if (answer := self._operations.answered(operation)) is not None:
+            return answer
+        trainer = self._trainers.find(opened.trainer)
+        manifest = manifest_from_wire(_manifest_pages(messages))
+        stage = StatesStage(self._registry, trainer, manifest)
+        receive_tensors(messages, pb.LoadStatesRequest, stage.place)
+
+        def carry_out() -> bytes:
+            stage.commit()
+            return pb.LoadStatesResponse().SerializeToString()
+
+        return self._operations.run(operation, carry_out)
+
+
+def _manifest_pages(messages: Iterator[bytes]) -> list[pb.StatesManifest]:
+    pages: list[pb.StatesManifest] = []
+    for message in messages:
+        try:
+            parsed = pb.LoadStatesRequest.FromString(message)
+        except DecodeError as err:
+            raise InvalidMessageError(
+                f"{len(message)} bytes are no LoadStatesRequest message"
+            ) from err
+        if parsed.WhichOneof("part") != "manifest" or len(pages) >= _MAX_MANIFEST_PAGES:
+            break
+        pages.append(parsed.manifest)
+        if parsed.manifest.last:
+            return pages
+    raise InvalidStreamError("optimizer states begin with the pages of their manifest")
+
+
+def _check_batch_size(batch_size: float) -> float:
+    if not 0.0 < batch_size < math.inf:
+        raise InvalidArgumentError(f"batch_size is a number above 0, but got {batch_size:g}")
+    return batch_size
+
+
+def _check_rate(rate: float) -> float:
+    if not math.isfinite(rate):
+        raise InvalidArgumentError(f"a learning rate is a finite number, but got {rate:g}")
+    return rate
+
+
+def _rate_of(message: Any) -> float | None:
+    return _check_rate(message.learning_rate) if message.HasField("learning_rate") else None
