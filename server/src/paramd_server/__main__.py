@@ -16,8 +16,11 @@ import click
 from paramd_server import __version__
 from paramd_server.app import Server
 from paramd_server.config import ServerConfig, parse_size
+from paramd_server.core.snapshot import SnapshotError
 
 __all__ = ["main"]
+
+_log = logging.getLogger("paramd_server")
 
 
 class _Size(click.ParamType[int]):
@@ -44,7 +47,14 @@ class _Size(click.ParamType[int]):
 @click.option(
     "--snapshot-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where files that clients name on the server's side are kept.",
+    help="Where the server saves its state when it stops, to take it up at the next start, and "
+    "where files that clients name on its side are kept.",
+)
+@click.option(
+    "--restore",
+    default="latest",
+    metavar="latest|none|NUMBER",
+    help="The snapshot in --snapshot-dir to start from.",
 )
 @click.option(
     "--memory-limit",
@@ -86,6 +96,7 @@ def main(
     listen: tuple[str, ...],
     insecure: bool,
     snapshot_dir: Path | None,
+    restore: str,
     memory_limit: int | None,
     port_file: Path | None,
     parent_pid: int | None,
@@ -103,6 +114,7 @@ def main(
             listen=listen,
             insecure=insecure,
             snapshot_dir=snapshot_dir,
+            restore=restore,
             memory_limit=memory_limit or 0,
             port_file=port_file,
             parent_pid=parent_pid,
@@ -117,14 +129,18 @@ def main(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ending.set())
         server.start()
-    except (ValueError, OSError) as err:
+    except (ValueError, OSError, SnapshotError) as err:
         raise click.ClickException(str(err)) from err
     if parent_pid is not None:
         threading.Thread(
             target=_await_end_of, args=(parent_pid, ending), name="parent", daemon=True
         ).start()
     ending.wait()
-    server.stop()
+    try:
+        server.stop()
+    except SnapshotError as err:
+        _log.error("the state is lost: %s", err)
+        sys.exit(1)
     sys.exit(0)
 
 

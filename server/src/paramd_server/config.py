@@ -25,7 +25,9 @@ class ServerConfig:
     Attributes:
         listen: addresses, each HOST:PORT or unix:PATH.
         insecure: whether addresses beyond loopback may be served without TLS.
-        snapshot_dir: where files on the server's side are; None for nowhere.
+        snapshot_dir: where files on the server's side are, and what it saves of itself when it
+            stops; None for nowhere.
+        restore: the snapshot that it starts from: 'latest', 'none', or a number.
         memory_limit: bytes of values, gradients and writes in flight.
         port_file: written once serving, with the addresses.
         parent_pid: the server ends when this process has ended; None for never.
@@ -37,6 +39,7 @@ class ServerConfig:
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
     insecure: bool = False
     snapshot_dir: Path | None = None
+    restore: str = "latest"
     memory_limit: int = 0
     port_file: Path | None = None
     parent_pid: int | None = None
@@ -58,6 +61,11 @@ class ServerConfig:
                     f"--listen {address} is reachable beyond this machine and has no TLS: say "
                     "--insecure to serve it all the same"
                 )
+        if not re.fullmatch(r"latest|none|\d{1,18}", self.restore, re.ASCII):
+            raise ValueError(
+                "--restore takes 'latest', 'none' or the number of a snapshot, but got "
+                f"{self.restore[:40]!r}"
+            )
         if self.memory_limit <= 0:
             object.__setattr__(self, "memory_limit", default_memory_limit())
 

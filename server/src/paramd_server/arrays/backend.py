@@ -85,6 +85,43 @@ class ArrayBackend(Protocol):
     def put_rows(self, buffer: Buffer, ids: HostArray, rows: HostArray, *, mode: str) -> None:
         """Writes rows in place; the ids are unique and in range."""
 
+    def warm_up(
+        self,
+        update: str,
+        dtype: np.dtype[Any],
+        *,
+        state_dtypes: Sequence[np.dtype[Any]],
+        rounded: np.dtype[Any] | None,
+    ) -> None:
+        """Does what the first `update` with these dtypes would otherwise have to do."""
+
+    def update(
+        self,
+        update: str,
+        weight: Buffer,
+        gradient: HostArray,
+        states: Sequence[Buffer],
+        constants: Sequence[float],
+        *,
+        rounded: Buffer | None = None,
+        ids: HostArray | None = None,
+        lazy: bool = True,
+    ) -> None:
+        """Updates a weight and its states in place. It cannot fail, once it is warm.
+
+        Args:
+            update: a key of paramd_server.arrays.updates.UPDATES.
+            weight: of a float dtype.
+            gradient: of the dtype of `weight`, or of `rounded` where there is one; of the shape
+                of the weight, or of (len(ids), *row).
+            states: of the weight's shape, as `Update.states` has them; of the weight's dtype or
+                float32.
+            constants: as `Update.constants` has them.
+            rounded: a buffer like the weight that gets the new weight too, in its dtype.
+            ids: the rows that have a gradient, int64, sorted, unique, in range; None for all.
+            lazy: whether the other rows stay as they are; if not, their gradient is 0.
+        """
+
 
 def region_slices(region: Region) -> tuple[slice, ...]:
     """The slices that select a region of an array that has it."""

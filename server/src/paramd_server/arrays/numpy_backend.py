@@ -15,6 +15,7 @@ from paramd.errors import MemoryLimitError
 from paramd.spec import Region, Shape
 from paramd_server.arrays.backend import Buffer, HostArray, region_slices
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers, format_bytes
+from paramd_server.arrays.update_kernels import update_array, warm_up_kernel
 
 __all__ = ["NumpyBackend", "NumpyBuffer"]
 
@@ -133,6 +134,43 @@ class NumpyBackend:
             current = buffer.array[ids]
             _combine(current, rows, mode)
             buffer.array[ids] = current
+
+    def warm_up(
+        self,
+        update: str,
+        dtype: np.dtype[Any],
+        *,
+        state_dtypes: Sequence[np.dtype[Any]],
+        rounded: np.dtype[Any] | None,
+    ) -> None:
+        """Compiles, if need be."""
+        warm_up_kernel(update, dtype, state_dtypes=state_dtypes, rounded=rounded)
+
+    def update(
+        self,
+        update: str,
+        weight: Buffer,
+        gradient: HostArray,
+        states: Sequence[Buffer],
+        constants: Sequence[float],
+        *,
+        rounded: Buffer | None = None,
+        ids: HostArray | None = None,
+        lazy: bool = True,
+    ) -> None:
+        """One pass over memory, without the GIL."""
+        assert isinstance(weight, NumpyBuffer)
+        assert rounded is None or isinstance(rounded, NumpyBuffer)
+        update_array(
+            update,
+            weight.array,
+            gradient,
+            [self.host(state) for state in states],
+            constants,
+            rounded=None if rounded is None else rounded.array,
+            ids=ids,
+            lazy=lazy,
+        )
 
     def _reserve(self, shape: Shape, dtype: np.dtype[Any]) -> int:
         size = math.prod(shape) * dtype.itemsize

@@ -155,6 +155,23 @@ class Registry:
                 parameter.check_not_deleted()
             yield found
 
+    def names(self) -> list[str]:
+        """The names of all parameters, in order of creation."""
+        with self._lock:
+            return list(self._parameters)
+
+    def take_up(self, parameters: Sequence[StoredParameter]) -> None:
+        """Puts the parameters of a snapshot into an empty registry, in order of creation.
+
+        Raises:
+            ValueError: where there are parameters already, or two of one name.
+        """
+        with self._lock:
+            found = {parameter.name: parameter for parameter in parameters}
+            if self._parameters or len(found) < len(parameters):
+                raise ValueError("the server holds parameters already, or a name comes twice")
+            self._parameters = found
+
     def _find(self, names: Sequence[str]) -> list[StoredParameter]:
         with self._lock:
             found = [self._parameters.get(name) for name in names]

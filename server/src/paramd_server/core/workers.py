@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -53,6 +54,11 @@ class Workers:
                 num_pushes=known.num_pushes + 1,
                 num_pushed_tensors=known.num_pushed_tensors + num_tensors,
             )
+
+    def take_up(self, counts: Iterable[WorkerCounts]) -> None:
+        """Goes on counting from what another start of the server counted."""
+        with self._lock:
+            self._counts.update((each.identity, each) for each in counts)
 
     def all(self) -> list[WorkerCounts]:
         """The counts of every session, in the order in which they came."""

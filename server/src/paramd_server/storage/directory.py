@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from paramd.errors import PathNotAllowedError
+from paramd_server.storage.snapshots import FOLDER
 
 __all__ = ["SnapshotDirectory"]
 
@@ -25,7 +26,8 @@ class SnapshotDirectory:
         Links are followed before the check, so that none leads out.
 
         Raises:
-            PathNotAllowedError: where the name leaves the directory, or there is none.
+            PathNotAllowedError: where the name leaves the directory, where there is none, or
+                where it is among the server's own snapshots.
         """
         if self._root is None:
             raise PathNotAllowedError(
@@ -39,4 +41,6 @@ class SnapshotDirectory:
             raise PathNotAllowedError(f"{name!r} cannot be resolved") from err
         if path == self._root or not path.is_relative_to(self._root):
             raise PathNotAllowedError(f"{name!r} is not below the server's snapshot directory")
+        if path.is_relative_to(self._root / FOLDER):
+            raise PathNotAllowedError(f"{name!r}: {FOLDER!r} holds what the server saves of itself")
         return path

@@ -14,7 +14,7 @@ from paramd_server.core.snapshot import ArraysReader, SavedArray, SavedSection
 from paramd_server.core.snapshot_buffers import restore_buffers, save_buffers
 from paramd_server.core.training.members import Members
 from paramd_server.core.training.trainer import StoredTrainer
-from paramd_server.core.training.trainers import Trainers
+from paramd_server.core.training.trainers import Trainers, warm_up
 from paramd_server.core.training.updates import SteppedParameter
 
 __all__ = ["MembersSection", "TrainersSection"]
@@ -93,6 +93,7 @@ class TrainersSection:
                 trainer.restore_progress(each["progress"])
             except (KeyError, TypeError, ValueError) as err:
                 raise ValueError(f"trainer {spec.name!r}: {err}") from err
+            warm_up(spec, self._registry)
             self._trainers.put(trainer)
 
     def _save_states(
@@ -102,6 +103,8 @@ class TrainersSection:
         document: dict[str, Any] = {}
         arrays: list[SavedArray] = []
         for number, (name, entry) in enumerate(trainer.updates.stepped().items()):
+            if entry.parameter.deleted:
+                continue
             states: dict[str, Any] = {}
             for state in next(iter(entry.states.values()), {}):
                 buffers = {context: each[state] for context, each in entry.states.items()}

@@ -11,10 +11,12 @@ from paramd.errors import (
     TrainerNotFoundError,
 )
 from paramd.trainer_spec import TrainerInfo, TrainerSpec
+from paramd_server.core.optimizers import rule_for
+from paramd_server.core.registry import Registry
 from paramd_server.core.training.members import Member
 from paramd_server.core.training.trainer import StoredTrainer, World
 
-__all__ = ["Trainers"]
+__all__ = ["Trainers", "warm_up"]
 
 _MAX_TRAINERS: Final = 4096
 # What may differ between two declarations: nothing. In the order in which it is compared.
@@ -54,6 +56,11 @@ class Trainers:
             ParameterNotFoundError, InvalidArgumentError.
         """
         self._check(spec)
+        with self._lock:
+            there = spec.name in self._trainers
+        if not there:
+            # Before any lock is taken: it may take a second.
+            warm_up(spec, self._world.registry)
         with self._lock:
             known = self._trainers.get(spec.name)
             if known is None:
@@ -120,6 +127,21 @@ class Trainers:
     def _note_gone(self, member: Member, lost: bool) -> None:
         for trainer in self.all():
             trainer.leave(member.identity, lost=lost)
+
+
+def warm_up(spec: TrainerSpec, registry: Registry) -> None:
+    """Makes the backends ready for a trainer's updates, so that its first step is as fast as any."""
+    rule = rule_for(spec.optimizer)
+    there = frozenset(registry.names())
+    found = {
+        (context, info.current.dtype)
+        for info in registry.describe([name for name in spec.parameters if name in there])
+        for context in info.contexts
+        # bfloat16 is no subtype of NumPy's floats.
+        if info.current.dtype.kind in "fV"
+    }
+    for context, dtype in found:
+        rule.warm_up(registry.devices.backend(context), dtype)
 
 
 def _compare(known: TrainerSpec, spec: TrainerSpec) -> None:

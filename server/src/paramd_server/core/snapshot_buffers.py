@@ -1,0 +1,114 @@
+"""Buffers by context as arrays of a snapshot, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from paramd.context import Context
+from paramd.spec import Shape
+from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.arrays.devices import Devices
+from paramd_server.core.snapshot import ArraysReader, SavedArray
+
+__all__ = ["restore_buffers", "save_buffers"]
+
+_BLOCK_BYTES: Final = 1 << 20
+
+
+def save_buffers(
+    key: str, buffers: Mapping[Context, Buffer], devices: Devices
+) -> tuple[list[dict[str, Any]], list[SavedArray]]:
+    """The arrays of some buffers, and what the document says of them.
+
+    Buffers of equal bytes share one array. One whose bytes are all zero has none, so that a table
+    that was never touched costs nothing on either side.
+
+    Args:
+        key: of the arrays, which become 'key/0', 'key/1', ...
+        buffers: of one shape and dtype.
+        devices: where they are.
+
+    Returns:
+        For each buffer, in their order, {'context': text, 'array': key, or None for zeros}; and
+        the arrays.
+    """
+    entries: list[dict[str, Any]] = []
+    arrays: list[SavedArray] = []
+    stored: list[Buffer] = []
+    for context, buffer in buffers.items():
+        host = devices.backend(context).host(buffer)
+        array: str | None = None
+        if any(bool(block.any()) for block in _byte_blocks(host)):
+            for known, other in zip(arrays, stored, strict=True):
+                if _same_bytes(host, devices.backend(other.context).host(other)):
+                    array = known.key
+                    break
+            else:
+                array = f"{key}/{len(arrays)}"
+                arrays.append(_saved(array, buffer, devices))
+                stored.append(buffer)
+        entries.append({"context": str(context), "array": array})
+    return entries, arrays
+
+
+def restore_buffers(
+    entries: Sequence[Mapping[str, Any]],
+    arrays: ArraysReader,
+    shape: Shape,
+    dtype: np.dtype[Any],
+    devices: Devices,
+) -> dict[Context, Buffer]:
+    """The buffers again, read straight into the memory that they keep.
+
+    Args:
+        entries: what `save_buffers` gave.
+        arrays: of the section.
+        shape: of every buffer.
+        dtype: of every buffer.
+        devices: where they will be.
+
+    Raises:
+        ContextNotAvailableError: where the server lacks a context.
+        MemoryLimitError: where they do not fit.
+        SnapshotError: where an array is another one, or damaged.
+    """
+    buffers: dict[Context, Buffer] = {}
+    first: dict[str, Buffer] = {}
+    for entry in entries:
+        context, key = Context.from_string(entry["context"]), entry["array"]
+        backend = devices.backend(context)
+        if context in buffers:
+            raise ValueError(f"context {context} comes twice")
+        if key is None:
+            buffers[context] = backend.zeros(shape, dtype, context)
+        elif key in first:
+            source = devices.backend(first[key].context).host(first[key])
+            buffers[context] = backend.empty(shape, dtype, context)
+            backend.write(buffers[context], source, mode="assign")
+        else:
+            staged = devices.stage(shape, dtype)
+            arrays.read(key, devices.staged_array(staged))
+            first[key] = buffers[context] = backend.adopt(staged, context)
+    return buffers
+
+
+def _saved(key: str, buffer: Buffer, devices: Devices) -> SavedArray:
+    def blocks() -> Iterable[HostArray]:
+        yield devices.backend(buffer.context).host(buffer)
+
+    return SavedArray(key, buffer.shape, buffer.dtype, blocks)
+
+
+def _byte_blocks(host: HostArray) -> Iterator[HostArray]:
+    flat = host.reshape(-1).view(np.uint8)
+    for begin in range(0, flat.size, _BLOCK_BYTES):
+        yield flat[begin : begin + _BLOCK_BYTES]
+
+
+def _same_bytes(one: HostArray, other: HostArray) -> bool:
+    # As bytes: NaN is equal to itself, and 0 is not -0.
+    pairs = zip(_byte_blocks(one), _byte_blocks(other), strict=True)
+    return all(np.array_equal(left, right) for left, right in pairs)
