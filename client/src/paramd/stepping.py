@@ -52,6 +52,7 @@ class Stepper:
         session: serves the trainer.
         spec: of the trainer.
         links: of its parameters.
+        infos: what the server says of them.
         codec: compresses gradients; None sends them as they are.
 
     Attributes:
@@ -59,7 +60,12 @@ class Stepper:
     """
 
     def __init__(
-        self, session: Session, spec: TrainerSpec, links: Sequence[Link], codec: TwoBit | None
+        self,
+        session: Session,
+        spec: TrainerSpec,
+        links: Sequence[Link],
+        infos: Sequence[StoredInfo],
+        codec: TwoBit | None,
     ) -> None:
         self.clock: int | None = None
         self._session = session
@@ -69,6 +75,7 @@ class Stepper:
         self._codec = codec
         self._residuals: dict[str, Array] = {}
         self._infos: dict[str, StoredInfo] = {}
+        self._note(infos)
 
     def join(self) -> int:
         """Joins the trainer, and asks for the clock."""
@@ -169,20 +176,23 @@ class Stepper:
         )
 
     def _info(self, name: str) -> StoredInfo:
-        """What can never change of a parameter; asked for once."""
-        known = self._infos.get(name)
-        if known is None:
-            link = self._links.get(name)
-            if link is None:
-                raise InvalidArgumentError(
-                    f"Parameter '{name}' is not one of trainer {self._spec.name!r}, which has "
-                    f"{', '.join(map(repr, list(self._links)[:10]))}",
-                    parameter=name,
-                )
-            (known,) = describe(self._session, [link])
-            if known.state == "initialized":
-                self._infos[name] = known
-        return known
+        """What can never change of a parameter, once it is initialized."""
+        if name not in self._links:
+            raise InvalidArgumentError(
+                f"Parameter '{name}' is not one of trainer {self._spec.name!r}, which has "
+                f"{', '.join(map(repr, list(self._links)[:10]))}",
+                parameter=name,
+            )
+        if name not in self._infos:
+            infos = describe(self._session, list(self._links.values()))
+            self._note(infos)
+            return infos[list(self._links).index(name)]
+        return self._infos[name]
+
+    def _note(self, infos: Sequence[StoredInfo]) -> None:
+        for info in infos:
+            if info.state == "initialized":
+                self._infos[info.current.name] = info
 
     def _names_to_pull(self, pull: bool | Iterable[str]) -> list[str]:
         if pull is False:

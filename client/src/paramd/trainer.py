@@ -112,7 +112,7 @@ class Trainer:
         )
         self._calls = self._session.calls.training
         self._calls.declare(self._spec)
-        self._stepper = Stepper(self._session, self._spec, links, codec)
+        self._stepper = Stepper(self._session, self._spec, links, infos, codec)
 
     def __repr__(self) -> str:
         return (
@@ -396,5 +396,5 @@ def _one_of(argument: str, value: str, allowed: Sequence[str]) -> str:
 
 
 def _default_name(names: Sequence[str]) -> str:
-    digest = hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b("\0".join(sorted(names)).encode(), digest_size=8).hexdigest()
     return f"trainer-{digest}"

@@ -125,9 +125,13 @@ def main(
         if snapshot_dir is not None:
             snapshot_dir.mkdir(parents=True, exist_ok=True)
         server = Server(config)
-        ending = threading.Event()
+        # A pipe and no Event: a signal that comes while the main thread is about to wait for an
+        # Event is not seen before something else wakes that thread.
+        ended, ending = os.pipe()
+        os.set_blocking(ending, False)
+        signal.set_wakeup_fd(ending, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ending.set())
+            signal.signal(number, lambda *_: None)
         server.start()
     except (ValueError, OSError, SnapshotError) as err:
         raise click.ClickException(str(err)) from err
@@ -135,7 +139,7 @@ def main(
         threading.Thread(
             target=_await_end_of, args=(parent_pid, ending), name="parent", daemon=True
         ).start()
-    ending.wait()
+    os.read(ended, 1)
     try:
         server.stop()
     except SnapshotError as err:
@@ -144,17 +148,17 @@ def main(
     sys.exit(0)
 
 
-def _await_end_of(pid: int, ending: threading.Event) -> None:
-    """Sets `ending` when the process that started this one has ended."""
+def _await_end_of(pid: int, ending: int) -> None:
+    """Writes to a pipe when the process that started this one has ended."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        ending.set()
+        os.write(ending, b"\0")
         return
     # The number may have been given to another process before the descriptor was open.
     if os.getppid() == pid:
         select.select([descriptor], [], [])
-    ending.set()
+    os.write(ending, b"\0")
 
 
 if __name__ == "__main__":

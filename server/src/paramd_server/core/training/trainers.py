@@ -19,9 +19,8 @@ from paramd_server.core.training.trainer import StoredTrainer, World
 __all__ = ["Trainers", "warm_up"]
 
 _MAX_TRAINERS: Final = 4096
-# What may differ between two declarations: nothing. In the order in which it is compared.
+# What may differ between two declarations: nothing but the order of the parameters.
 _COMPARED: Final = (
-    "parameters",
     "optimizer",
     "distributed",
     "staleness",
@@ -130,7 +129,7 @@ class Trainers:
 
 
 def warm_up(spec: TrainerSpec, registry: Registry) -> None:
-    """Makes the backends ready for a trainer's updates, so that its first step is as fast as any."""
+    """Makes the backends ready for a trainer's updates, so that its first step is no slower."""
     rule = rule_for(spec.optimizer)
     there = frozenset(registry.names())
     found = {
@@ -145,6 +144,13 @@ def warm_up(spec: TrainerSpec, registry: Registry) -> None:
 
 
 def _compare(known: TrainerSpec, spec: TrainerSpec) -> None:
+    if set(known.parameters) != set(spec.parameters):
+        different = sorted(set(known.parameters) ^ set(spec.parameters))[0]
+        raise TrainerMismatchError(
+            f"trainer {spec.name!r} exists with other parameters: '{different}' is in one of them "
+            "only. Delete it first (delete()), which drops its optimizer states",
+            parameter=different,
+        )
     for attribute in _COMPARED:
         desired, stored = getattr(spec, attribute), getattr(known, attribute)
         if desired != stored:
