@@ -18,12 +18,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paramd.context import Context, cpu
 from paramd.spec import InitializerSpec, ParameterSpec, Region, TensorHead
+from paramd.trainer_spec import TrainerSpec
 from paramd.v1 import (
     error_pb2,
     parameter_pb2,
     parameter_service_pb2,
     session_service_pb2,
     tensor_pb2,
+    trainer_pb2,
+    training_service_pb2,
 )
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import (
@@ -39,6 +42,7 @@ from paramd.wire.tensors import (
     head_to_wire,
     region_to_wire,
 )
+from paramd.wire.training import trainer_spec_to_wire
 from tests.support.receiving import feed_all
 
 Array = np.ndarray[Any, Any]
@@ -46,6 +50,7 @@ Array = np.ndarray[Any, Any]
 SERVICES: Final = (
     parameter_service_pb2.DESCRIPTOR.services_by_name["ParameterService"],
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
 )
 METHODS: Final = {method.name: method for service in SERVICES for method in service.methods}
 DEADLINE_S: Final = 60.0
@@ -282,9 +287,57 @@ class RawClient:
             messages.append(pb.PullRowSparseRequest(ids=block))
         return b"".join(each.data for each in self.call("PullRowSparse", messages))
 
+    def join(self, worker: str = "", *, lease_s: float = 60.0) -> session_service_pb2.JoinResponse:
+        """Joins the workers of the cluster."""
+        request = session_service_pb2.JoinRequest(
+            identity=self.identity, worker=worker, lease_ms=int(lease_s * 1000)
+        )
+        answer = self.call("Join", request)
+        assert isinstance(answer, session_service_pb2.JoinResponse)
+        return answer
+
+    def join_trainer(self, trainer: str) -> int:
+        """Joins a trainer: the clock."""
+        request = training_service_pb2.JoinTrainerRequest(identity=self.identity, trainer=trainer)
+        return int(self.call("JoinTrainer", request).clock)
+
+    def declare_trainer(self, spec: TrainerSpec) -> trainer_pb2.TrainerInfo:
+        request = training_service_pb2.DeclareTrainerRequest(spec=trainer_spec_to_wire(spec))
+        answer = self.call("DeclareTrainer", request)
+        assert isinstance(answer, training_service_pb2.DeclareTrainerResponse)
+        return answer.trainer
+
+    def delete_trainer(self, name: str) -> None:
+        request = training_service_pb2.DeleteTrainerRequest(
+            operation=self.operation(), trainer=name
+        )
+        self.call("DeleteTrainer", request)
+
+    def trainers(self, *names: str) -> list[trainer_pb2.TrainerInfo]:
+        request = training_service_pb2.ListTrainersRequest(names=names)
+        return list(self.call("ListTrainers", request).trainers)
+
+    def states(self, trainer: str) -> list[bytes]:
+        """The messages of a trainer's optimizer states."""
+        request = training_service_pb2.SaveStatesRequest(trainer=trainer)
+        return list(self.start("SaveStates", request))
+
+    def step(
+        self, trainer: str, *tensors: tuple[str, Array], head: Any = None, **options: Any
+    ) -> training_service_pb2.StepResult:
+        """Pushes gradients through a trainer."""
+        stream = step_stream(self.operation(), trainer, *tensors, head=head, **options)
+        first, *_ = self.call("Step", stream)
+        assert isinstance(first, training_service_pb2.StepResponse)
+        return first.result
+
     def everything(self) -> dict[str, Any]:
-        """All that a client can see of the parameters, to be compared before and after."""
+        """All that a client can see of parameters and trainers, to be compared."""
         seen: dict[str, Any] = {}
+        for trainer in self.trainers():
+            name = trainer.spec.name
+            seen[f"trainer {name}"] = trainer.SerializeToString(deterministic=True)
+            seen[f"trainer {name} states"] = b"".join(self.states(name))
         for info in self.infos():
             name = info.current.name
             seen[name] = info.SerializeToString(deterministic=True)
@@ -340,7 +393,7 @@ def head(name: str, value: Array, *, mode: str = "assign", **more: Any) -> Tenso
 
 
 def _end_of(method: str) -> list[Message]:
-    if method not in ("SetData", "SetGrad", "Load"):
+    if method not in ("SetData", "SetGrad", "Load", "Step", "LoadStates"):
         return []
     return [GetMessageClass(METHODS[method].input_type)(end=tensor_pb2.StreamEnd())]
 
@@ -366,3 +419,43 @@ def grad_stream(
     for name, value in tensors:
         yield pb.SetGradRequest(header=head_to_wire(head(name, value, mode=mode, **more)))
         yield from payload(value)
+
+
+def step_stream(
+    operation: parameter_pb2.Operation,
+    trainer: str,
+    *tensors: tuple[str, Array],
+    head: Any = None,
+    **options: Any,
+) -> Iterator[Message | bytes]:
+    """The messages of a Step.
+
+    Args:
+        operation: of the push.
+        trainer: its name.
+        tensors: dense gradients.
+        head: further fields of their headers.
+        options: further fields of StepOpen.
+    """
+    opened = training_service_pb2.StepOpen(
+        operation=operation, trainer=trainer, **{"batch_size": 1.0, **options}
+    )
+    yield training_service_pb2.StepRequest(open=opened)
+    for name, value in tensors:
+        described = TensorHead(
+            name, value.shape, value.dtype, **{"mode": "by_grad_req", **(head or {})}
+        )
+        yield training_service_pb2.StepRequest(header=head_to_wire(described))
+        yield from payload(value)
+
+
+def rows_messages(
+    name: str, ids: Sequence[int], rows: Array, shape: tuple[int, ...]
+) -> Iterator[Message | bytes]:
+    """The messages of a row_sparse gradient in a Step, as they are given: nothing is checked."""
+    described = TensorHead(
+        name, shape, rows.dtype, stype="row_sparse", num_rows=len(ids), mode="by_grad_req"
+    )
+    yield training_service_pb2.StepRequest(header=head_to_wire(described))
+    yield from payload(np.asarray(ids, "<i8"))
+    yield from payload(rows)

@@ -18,6 +18,7 @@ from paramd.spec import Selector, StoredInfo
 from paramd.tensor_values import gradient_value
 from paramd.trainer_spec import StepOptions, TrainerSpec
 from paramd.transport.calls import TensorWrite
+from paramd.transport.receiving import OutArray
 from paramd.transport.records import PackedGradient
 
 __all__ = ["Array", "Stepper", "check_contexts"]
@@ -89,7 +90,7 @@ class Stepper:
         *,
         ignore_stale_grad: bool,
         learning_rate: float | None,
-        pull: bool | Iterable[str],
+        pull: bool | str | Iterable[str],
         out: Mapping[str, Array] | None,
     ) -> dict[str, Array]:
         """Sends gradients: see `Trainer.step`."""
@@ -97,7 +98,7 @@ class Stepper:
         residuals: dict[str, Array] = {}
         writes = [self._write(name, value, residuals) for name, value in grads.items()]
         selectors = [Selector(name) for name in self._names_to_pull(pull)]
-        arrays = _outs(selectors, out)
+        arrays = self._outs(selectors, out)
         options = StepOptions(
             trainer=self._spec.name,
             batch_size=_positive(batch_size),
@@ -144,10 +145,12 @@ class Stepper:
         links = list(self._links.values())
         perform(self._session, links, lambda calls: calls.training.update(options))
 
-    def pull(self, pull: bool | Iterable[str], out: Mapping[str, Array] | None) -> dict[str, Array]:
+    def pull(
+        self, pull: bool | str | Iterable[str], out: Mapping[str, Array] | None
+    ) -> dict[str, Array]:
         """Fetches values."""
         selectors = [Selector(name) for name in self._names_to_pull(pull)]
-        arrays = _outs(selectors, out)
+        arrays = self._outs(selectors, out)
         received = self._session.calls.get_data(selectors, current_context(), out=arrays)
         return {head.name: value for head, value in received if isinstance(value, np.ndarray)}
 
@@ -194,24 +197,26 @@ class Stepper:
             if info.state == "initialized":
                 self._infos[info.current.name] = info
 
-    def _names_to_pull(self, pull: bool | Iterable[str]) -> list[str]:
+    def _names_to_pull(self, pull: bool | str | Iterable[str]) -> list[str]:
         if pull is False:
             return []
         if pull is True:
             return [name for name in self._links if self._info(name).current.stype == "default"]
-        return list(pull)
+        return [pull] if isinstance(pull, str) else list(pull)
 
-
-def _outs(
-    selectors: Sequence[Selector], out: Mapping[str, Array] | None
-) -> list[Array | None] | None:
-    if out is None:
-        return None
-    names = {selector.name for selector in selectors}
-    for name in out:
-        if name not in names:
-            raise InvalidArgumentError(f"out= has an array for '{name}', which is not pulled")
-    return [out.get(selector.name) for selector in selectors]
+    def _outs(
+        self, selectors: Sequence[Selector], out: Mapping[str, Array] | None
+    ) -> list[Array | None] | None:
+        """The arrays to receive into. What does not fit is told before anything is sent."""
+        if out is None:
+            return None
+        names = {selector.name for selector in selectors}
+        for name, array in out.items():
+            if name not in names:
+                raise InvalidArgumentError(f"out= has an array for '{name}', which is not pulled")
+            spec = self._info(name).current
+            OutArray(name, array).open(spec.shape or (), spec.dtype)
+        return [out.get(selector.name) for selector in selectors]
 
 
 def _positive(batch_size: float) -> float:

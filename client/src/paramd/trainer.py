@@ -108,7 +108,7 @@ class Trainer:
             non_finite=_one_of("non_finite", non_finite, NON_FINITE_POLICIES),
             worker_loss=_one_of("on_worker_loss", on_worker_loss, WORKER_LOSS_POLICIES),
             two_bit_threshold=0.0 if codec is None else codec.threshold,
-            update_each_copy=self._updates_on_kvstore is False and not distributed,
+            update_each_copy=self._updates_on_kvstore is not True and not distributed,
         )
         self._calls = self._session.calls.training
         self._calls.declare(self._spec)
@@ -156,7 +156,7 @@ class Trainer:
         ignore_stale_grad: bool = False,
         *,
         grads: Mapping[str, Any] | None = None,
-        pull: bool | Iterable[str] = False,
+        pull: bool | str | Iterable[str] = False,
         out: Mapping[str, Array] | None = None,
         learning_rate: float | None = None,
         zero_grad: bool = False,
@@ -170,7 +170,7 @@ class Trainer:
             grads: gradients by name of the parameter: arrays of any framework, or (ids, rows),
                 where rows of one id add up. None takes what the gradient buffers hold.
             pull: whether to bring the new values back: True for all dense parameters, or names.
-            out: with pull, arrays to receive into, by name.
+            out: with pull, arrays to receive into, by name; of the values' shapes and dtypes.
             learning_rate: of this step alone. In a synchronous round all workers give the same.
             zero_grad: whether the gradient buffers are cleared in the same step.
 
@@ -306,12 +306,13 @@ def _parameters(
                 f"First argument must be a list or dict of Parameters, got list of "
                 f"{type(parameter)}."
             )
-    names = [parameter.name for parameter in params]
-    if not names:
+    if not params:
         raise ValueError("a trainer has at least one parameter, but got none")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"parameter '{name}' is given to one trainer twice")
+    names: set[str] = set()
+    for parameter in params:
+        if parameter.name in names:
+            raise ValueError(f"parameter '{parameter.name}' is given to one trainer twice")
+        names.add(parameter.name)
     return list(params)
 
 

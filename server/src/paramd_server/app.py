@@ -185,7 +185,7 @@ class Server:
                 registry, operations, workers, FileCalls(registry, operations, directory)
             ),
             _SESSIONS: SessionServicer(
-                registry, claims, Barriers(members.count), workers, members, polls=polls
+                registry, claims, Barriers(members.identities), workers, members, polls=polls
             ),
             _TRAINING: TrainingServicer(
                 registry,

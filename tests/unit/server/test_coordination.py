@@ -160,7 +160,7 @@ def test_workers_must_agree_on_their_number(clock: Clock) -> None:
     with pytest.raises(BarrierMismatchError):
         arrive(barriers, BOB, 2)
     assert arrive(barriers, BOB, 3).num_arrived == 2
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(BarrierMismatchError):
         arrive(barriers, CAROL, 0)
 
 

@@ -200,7 +200,8 @@ def test_stalled_download_is_cut(server: FakeServer, calls: Calls) -> None:
     start = time.monotonic()
     with pytest.raises(StalledError, match="GetData"):
         pull(calls)
-    assert 0.9 < time.monotonic() - start < 6
+    # It is tried again until the limit of 3 s, and the last attempt stalls for 1 s.
+    assert 0.9 < time.monotonic() - start < 9
 
 
 def test_stalled_upload_is_cut(server: FakeServer, calls: Calls) -> None:

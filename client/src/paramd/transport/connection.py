@@ -38,6 +38,10 @@ R_co = TypeVar("R_co", covariant=True)
 # gRPC's default limit, which a server keeps.
 _MAX_REQUEST_BYTES = 4 << 20
 
+# Into how many attempts a changing call divides its time, and the shortest one.
+_ATTEMPTS = 3
+_MIN_ATTEMPT_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class ConnectionOptions:
@@ -154,12 +158,16 @@ class Connection:
             timeout: seconds, instead of the connection's own.
         """
 
+        limit = self.options.timeout if timeout is None else timeout
+
         def send(attempt: Attempt, seconds: float) -> M:
             if operation is not None:
                 request.operation.CopyFrom(operation.to_wire())  # type: ignore[attr-defined]
+                # An answer that got lost without a word is asked for again, while there is time.
+                seconds = min(seconds, max(limit / _ATTEMPTS, _MIN_ATTEMPT_SECONDS))
             return self._ask(method, request, response_class, attempt, seconds)
 
-        return self._run(method, send, self.options.timeout if timeout is None else timeout)
+        return self._run(method, send, limit)
 
     def download(
         self,
@@ -254,6 +262,8 @@ class Connection:
             raise ServerUnavailable(gone) from None
         pause = backoff.next_pause()
         if pause is None:
+            if isinstance(failure, StalledError | DeadlineExceededError):
+                raise failure from None
             raise ServerUnavailable(
                 f"{self.target} could not serve {method} within {limit:g} s; the last failure: "
                 f"{failure}"

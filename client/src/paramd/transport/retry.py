@@ -9,7 +9,12 @@ from typing import Any, Final
 
 import grpc
 
-from paramd.errors import ParamdError, ServerUnavailable
+from paramd.errors import (
+    DeadlineExceededError,
+    ParamdError,
+    ServerUnavailable,
+    StalledError,
+)
 from paramd.wire.status import DETAIL_KEY, decode_error
 
 __all__ = ["Backoff", "RetryPolicy", "error_of", "is_retried"]
@@ -106,5 +111,9 @@ def error_of(error: grpc.RpcError, method: str, target: str) -> ParamdError:
 
 
 def is_retried(error: ParamdError) -> bool:
-    """Whether the same call may succeed later: a lost connection, or a server that restarts."""
-    return isinstance(error, ServerUnavailable)
+    """Whether the same call may succeed later.
+
+    A lost connection, a server that restarts, a stream in which nothing moves, a deadline of one
+    attempt: what was carried out all the same is not carried out again.
+    """
+    return isinstance(error, ServerUnavailable | StalledError | DeadlineExceededError)

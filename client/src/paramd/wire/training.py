@@ -115,17 +115,18 @@ def trainer_spec_from_wire(message: trainer_pb2.TrainerSpec) -> TrainerSpec:
     Raises:
         InvalidNameError, InvalidArgumentError: for what no trainer can be.
     """
-    names = tuple(check_name(name) for name in message.parameters)
-    if len(set(names)) < len(names):
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise InvalidArgumentError(f"parameter '{twice}' is named twice", parameter=twice)
+    names: dict[str, None] = {}
+    for name in message.parameters:
+        if check_name(name) in names:
+            raise InvalidArgumentError(f"parameter '{name}' is named twice", parameter=name)
+        names[name] = None
     if not 0.0 <= message.two_bit_threshold < math.inf:
         raise InvalidArgumentError(
             f"a compression threshold is above 0, but got {message.two_bit_threshold}"
         )
     return TrainerSpec(
         name=check_name(message.name),
-        parameters=names,
+        parameters=tuple(names),
         optimizer=optimizer_from_wire(message.optimizer),
         distributed=message.distributed,
         staleness=message.staleness if message.HasField("staleness") else None,

@@ -158,6 +158,12 @@ def _adam(
 
 
 @compiled
+def _correction(one: Any, beta: Any, count: Any) -> Any:
+    # Of the rounded beta, since the mean has decayed by that.
+    return type(one)(1.0 - np.float64(beta) ** np.float64(count))
+
+
+@compiled
 def _adamw(
     weight: Any,
     rounded: Any,
@@ -168,8 +174,9 @@ def _adamw(
     mean: Any,
     variance: Any,
 ) -> None:
-    one, rescale, clip, lr, wd, beta1, beta2, epsilon, correction1, correction2 = constants
+    one, rescale, clip, lr, wd, beta1, beta2, epsilon, count = constants
     rest1, rest2 = one - beta1, one - beta2
+    correction1, correction2 = _correction(one, beta1, count), _correction(one, beta2, count)
     for i in range(ids.size):
         w, r, g = weight[ids[i]], row_of(rounded, ids[i]), gradient[i * stride]
         m, v = mean[ids[i]], variance[ids[i]]
@@ -383,10 +390,9 @@ def _lamb(
     mean: Any,
     variance: Any,
 ) -> None:
-    one, rescale, clip, lr, wd, beta1, beta2, epsilon, correction1, correction2, low, high = (
-        constants
-    )
+    one, rescale, clip, lr, wd, beta1, beta2, epsilon, count, low, high = constants
     rest1, rest2 = one - beta1, one - beta2
+    correction1, correction2 = _correction(one, beta1, count), _correction(one, beta2, count)
     scratch = np.empty(_PIECE)
     weight_squares = step_squares = 0.0
     for i in range(weight.shape[0]):
@@ -412,7 +418,7 @@ def _lamb(
     norm = min(max(np.sqrt(weight_squares), np.float64(low)), np.float64(high))
     rate = lr
     if norm != 0 and step_squares != 0:
-        rate = one * (lr * norm / np.sqrt(step_squares))
+        rate = type(one)(lr * norm / np.sqrt(step_squares))
     for i in range(ids.size):
         w, r = weight[ids[i]], row_of(rounded, ids[i])
         m, v = mean[ids[i]], variance[ids[i]]

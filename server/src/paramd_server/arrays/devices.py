@@ -70,6 +70,14 @@ class Devices:
         """A host buffer for what comes in. Raises MemoryLimitError."""
         return self._host.empty(shape, dtype, _HOST)
 
+    def as_dtype(self, staged: Buffer, dtype: np.dtype[Any]) -> Buffer:
+        """A staged buffer cast to a dtype; itself if it has it. Raises MemoryLimitError."""
+        if staged.dtype == dtype:
+            return staged
+        cast = self.stage(staged.shape, dtype)
+        self._host.copy(staged, cast)
+        return cast
+
     def staged_array(self, staged: Buffer) -> np.ndarray[Any, Any]:
         """The memory of a buffer from `stage`, to be filled."""
         return self._host.host(staged)

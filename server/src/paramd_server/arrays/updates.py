@@ -24,7 +24,8 @@ class Update:
     Attributes:
         name: of the kind.
         states: the names of the arrays beside the weight that it reads and writes, in order.
-        constants: the names of the numbers that it takes, in order.
+        constants: the names of the numbers that it takes, in order. Infinity is no bound; as a
+            count it means that the means need no correction.
     """
 
     name: str
@@ -53,7 +54,7 @@ UPDATES: Final[Mapping[str, Update]] = MappingProxyType(
                 ("mean", "variance"),
                 (
                     *_GRADIENT,
-                    *("lr", "wd", "beta1", "beta2", "epsilon", "correction1", "correction2"),
+                    *("lr", "wd", "beta1", "beta2", "epsilon", "count"),
                 ),
             ),
             Update("adagrad", ("history",), (*_GRADIENT, "lr", "wd", "epsilon")),
@@ -78,7 +79,7 @@ UPDATES: Final[Mapping[str, Update]] = MappingProxyType(
                 ("mean", "variance"),
                 (
                     *_GRADIENT,
-                    *("lr", "wd", "beta1", "beta2", "epsilon", "correction1", "correction2"),
+                    *("lr", "wd", "beta1", "beta2", "epsilon", "count"),
                     *("lower_bound", "upper_bound"),
                 ),
             ),

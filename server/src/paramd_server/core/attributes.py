@@ -98,6 +98,7 @@ def set_grad_req(registry: Registry, names: Sequence[str], grad_req: str) -> Non
         def apply() -> None:
             parameter.current = after
             parameter.gradients, parameter.sparse_gradients = dense, sparse
+            parameter.fresh_gradients = set()
             parameter.gradient_counter += 1
 
         return apply

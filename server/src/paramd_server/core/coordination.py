@@ -150,15 +150,18 @@ class Barriers:
     """Meeting points, by name.
 
     Args:
-        count_members: how many workers have joined and hold their leases.
+        members: gives the identities of the workers that have joined and hold their leases.
         forget_after_s: an arrival that has not been asked for in that time is dropped: its worker
             is gone.
     """
 
     def __init__(
-        self, count_members: Callable[[], int] = lambda: 1, *, forget_after_s: float = 15.0
+        self,
+        members: Callable[[], frozenset[bytes]] = frozenset,
+        *,
+        forget_after_s: float = 15.0,
     ) -> None:
-        self._count_members = count_members
+        self._members = members
         self._forget_after_s = forget_after_s
         self._changed = threading.Condition()
         self._barriers: dict[str, _Barrier] = {}  # guarded by _changed
@@ -171,7 +174,8 @@ class Barriers:
         Args:
             name: of the barrier.
             ticket: who arrives; the same one for each repetition.
-            num_workers: how many are to meet; 0 for all workers that have joined.
+            num_workers: how many are to meet; 0 for all workers that have joined, of whom the
+                caller is one.
             wait_s: at most MAX_WAIT_S.
 
         Raises:
@@ -184,7 +188,7 @@ class Barriers:
                 if passed is not None:
                     return Arrival(True, num_workers, passed)
                 barrier = self._join(name, ticket, num_workers)
-                if len(barrier.arrived) >= (num_workers or self._count_members()):
+                if self._is_complete(barrier):
                     self._open(name, barrier)
                     continue
                 now = time.monotonic()
@@ -226,6 +230,12 @@ class Barriers:
             barrier = self._barriers[name] = _Barrier(num_workers)
         barrier.arrived[ticket] = now
         return barrier
+
+    def _is_complete(self, barrier: _Barrier) -> bool:
+        if barrier.num_workers:
+            return len(barrier.arrived) >= barrier.num_workers
+        # Whoever has died neither counts nor is waited for.
+        return self._members() <= {identity for identity, _ in barrier.arrived}
 
     def _open(self, name: str, barrier: _Barrier) -> None:
         for index, ticket in enumerate(barrier.arrived):

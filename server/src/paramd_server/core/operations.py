@@ -30,7 +30,8 @@ class Operation:
 
     identity: bytes
     sequence: int
-    acknowledged_below: int
+    # The same operation says more of it each time that it is sent.
+    acknowledged_below: int = field(compare=False)
 
     def check(self) -> None:
         """Raises InvalidArgumentError where it identifies nothing."""

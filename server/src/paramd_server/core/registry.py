@@ -50,6 +50,7 @@ class Registry:
         self._lock = threading.RLock()
         # In order of creation; guarded by _lock, which is taken before any parameter's lock.
         self._parameters: dict[str, StoredParameter] = {}
+        self._listeners: list[Callable[[str], None]] = []
 
     def __len__(self) -> int:
         return len(self._parameters)
@@ -130,12 +131,19 @@ class Registry:
                     infos.append(parameter.info())
         return infos, chosen[size - 1] if len(chosen) > size else ""
 
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Has a function called with the name of each parameter that is deleted, without locks."""
+        self._listeners.append(listener)
+
     def delete(self, names: Sequence[str]) -> None:
         """Removes parameters. Raises ParameterNotFoundError, and removes none then."""
         with self._lock, self.hold(names) as parameters:
             for parameter in parameters:
                 parameter.deleted = True
                 del self._parameters[parameter.name]
+        for name in names:
+            for listener in self._listeners:
+                listener(name)
 
     @contextmanager
     def hold(self, names: Sequence[str]) -> Iterator[list[StoredParameter]]:

@@ -83,6 +83,7 @@ class ParametersSection:
             "deferred": _save_deferred(parameter.deferred),
             "counter": parameter.counter,
             "gradient_counter": parameter.gradient_counter,
+            "fresh_gradients": [str(context) for context in parameter.fresh_gradients],
             "copies": copies,
             "gradients": gradients,
             "sparse_gradients": sparse,
@@ -98,6 +99,9 @@ class ParametersSection:
         parameter.deferred = _restore_deferred(document["deferred"])
         parameter.counter = int(document["counter"])
         parameter.gradient_counter = int(document["gradient_counter"])
+        parameter.fresh_gradients = {
+            Context.from_string(text) for text in document["fresh_gradients"]
+        }
         if not document["copies"]:
             return parameter
         shape, dtype = parameter.shape, current.dtype

@@ -310,10 +310,5 @@ class StoredParameter:
         return fresh
 
     def as_dtype(self, staged: Buffer, dtype: np.dtype[np.generic]) -> Buffer:
-        """A staged host buffer cast to a dtype; itself if it has it."""
-        if staged.dtype == dtype:
-            return staged
-        cast = self.devices.stage(staged.shape, dtype)
-        host = self.devices.backend(cast.context)
-        host.copy(staged, cast)
-        return cast
+        """A staged host buffer cast to a dtype; itself if it has it. Raises MemoryLimitError."""
+        return self.devices.as_dtype(staged, dtype)

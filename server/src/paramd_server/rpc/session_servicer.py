@@ -152,10 +152,13 @@ class SessionServicer:
         """Arrives at a barrier, or leaves it."""
         name = check_name(request.name)
         ticket = _ticket(request.operation)
+        self._members.renew(ticket[0])
         if request.leave:
             return pb.BarrierResponse(open=self._barriers.leave(name, ticket))
+        if not request.num_workers:
+            # It waits for the workers, and they for it.
+            self._members.check(ticket[0])
         with self._polls.take(request.wait_ms) as wait_s:
-            self._members.renew(ticket[0])
             arrival = self._barriers.arrive(name, ticket, request.num_workers, wait_s=wait_s)
         return pb.BarrierResponse(
             open=arrival.open, num_arrived=arrival.num_arrived, index=arrival.index

@@ -151,7 +151,11 @@ class TrainingServicer:
         selectors = selectors_from_wire(opened.pull)
         operation = operation_from_wire(opened.operation)
         trainer = self._trainers.find(opened.trainer)
+        current = current_context(opened)
         if self._operations.answered(operation) is None:
+            with open_values(self._registry, selectors, current):
+                # What cannot be pulled is told before anything is applied.
+                pass
             result = self._take(trainer, operation, opened, messages)
         else:
             result = trainer.wait(operation, 0.0)
@@ -161,7 +165,6 @@ class TrainingServicer:
                     result = trainer.wait(operation, wait_s)
         yield pb.StepResponse(result=step_result_to_wire(result)).SerializeToString()
         if result.state == "committed" and selectors:
-            current = current_context(opened)
             with open_values(self._registry, selectors, current) as readings:
                 yield from reading_messages(readings, pb.StepResponse)
 

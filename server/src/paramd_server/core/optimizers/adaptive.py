@@ -47,8 +47,7 @@ class _AdamWRule(UpdateRule):
             "beta1": beta1,
             "beta2": beta2,
             "epsilon": self._epsilon,
-            "correction1": 1 - beta1**step.count,
-            "correction2": 1 - beta2**step.count,
+            "count": step.count,
         }
 
 
@@ -68,8 +67,7 @@ class _LAMBRule(UpdateRule):
             "beta1": beta1,
             "beta2": beta2,
             "epsilon": self._epsilon,
-            "correction1": 1 - beta1**step.count if self._corrects else 1.0,
-            "correction2": 1 - beta2**step.count if self._corrects else 1.0,
+            "count": step.count if self._corrects else math.inf,
             "lower_bound": 0.0 if self._lower is None else self._lower,
             "upper_bound": math.inf if self._upper is None else self._upper,
         }

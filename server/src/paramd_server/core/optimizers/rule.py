@@ -61,6 +61,11 @@ class UpdateRule(ABC):
         clip = optimizer.clip_gradient
         self._clip = math.inf if clip is None else clip
 
+    @property
+    def update_name(self) -> str:
+        """Which kind of update a backend does for it."""
+        return self._update.name
+
     @abstractmethod
     def numbers(self, step: Step) -> Numbers:
         """The constants of an update, but for those of the gradient, by name."""

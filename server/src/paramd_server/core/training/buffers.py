@@ -10,7 +10,6 @@ from paramd.compression import TwoBit, expand, residual_dtype
 from paramd.context import Context
 from paramd.errors import (
     InvalidArgumentError,
-    NonFiniteGradientError,
     StaleGradientError,
 )
 from paramd.trainer_spec import StepOptions
@@ -20,7 +19,7 @@ from paramd_server.core.attributes import prepare_zero_gradient
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import IntArray, RowSparseGradient
 from paramd_server.core.stored_parameter import StoredParameter
-from paramd_server.core.training.gradients import GradientSource, check_trainable
+from paramd_server.core.training.gradients import GradientSource, check_trainable, non_finite_error
 from paramd_server.core.training.trainer import StoredTrainer
 from paramd_server.core.writing import Action, naming
 
@@ -58,9 +57,8 @@ class BufferSteps:
             fresh = [each for each in stepped if _check_fresh(trainer, each, options)]
             wrong = next((name for each in fresh if (name := _non_finite(each))), "")
             if wrong and spec.non_finite == "error":
-                raise NonFiniteGradientError(
-                    f"Parameter '{wrong}': the gradient holds NaN or infinity", parameter=wrong
-                )
+                trainer.count_refused()
+                raise non_finite_error(wrong)
             skipped = bool(wrong) and spec.non_finite == "skip"
             actions: list[Action] = []
             if not skipped:
@@ -173,8 +171,6 @@ class BufferSteps:
 def _check_fresh(trainer: StoredTrainer, parameter: StoredParameter, options: StepOptions) -> bool:
     """Whether a parameter is stepped. Raises StaleGradientError, and what check_trainable does."""
     check_trainable(parameter)
-    if options.reduced:
-        return True
     stale = [each for each in parameter.copies if each not in parameter.fresh_gradients]
     if not stale:
         return True

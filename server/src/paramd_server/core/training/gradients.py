@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from paramd.errors import (
     InvalidArgumentError,
     InvalidStreamError,
     NonFiniteGradientError,
+    ShapeMismatchError,
 )
 from paramd.spec import TensorHead
 from paramd.trainer_spec import TrainerSpec
@@ -21,7 +23,7 @@ from paramd_server.arrays.update_kernels import add_into, is_finite
 from paramd_server.core.gradient_writing import check_push
 from paramd_server.core.initialization import finish_deferred
 from paramd_server.core.registry import Registry
-from paramd_server.core.row_sparse import IntArray
+from paramd_server.core.row_sparse import IntArray, check_ids
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.writing import (
     StagedWrite,
@@ -37,6 +39,7 @@ __all__ = [
     "PushedGradient",
     "StepStage",
     "check_trainable",
+    "non_finite_error",
     "prepare_sum",
 ]
 
@@ -56,6 +59,22 @@ class PushedGradient:
 
     value: Buffer
     ids: Buffer | None
+
+    def check_fits(self, parameter: StoredParameter) -> None:
+        """Checks it against a locked parameter, which may not be the one of before.
+
+        Raises:
+            ShapeMismatchError, RowIdError.
+        """
+        shape, first = self.value.shape, 0 if self.ids is None else 1
+        if shape[first:] != parameter.shape[first:]:
+            raise ShapeMismatchError(
+                f"Parameter '{parameter.name}' was made anew: expected a gradient of shape "
+                f"{parameter.shape}, but got {'rows' if first else 'one'} of {shape[first:]}",
+                parameter=parameter.name,
+            )
+        if self.ids is not None:
+            check_ids(parameter.name, parameter.staged_array(self.ids), parameter.shape[0])
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,13 @@ def check_trainable(parameter: StoredParameter) -> None:
             f"{parameter.current.dtype}",
             parameter=parameter.name,
         )
+
+
+def non_finite_error(name: str) -> NonFiniteGradientError:
+    """What a step gets whose gradient of a parameter is NaN or infinite somewhere."""
+    return NonFiniteGradientError(
+        f"Parameter '{name}': the gradient holds NaN or infinity", parameter=name
+    )
 
 
 class StepStage(TensorStage):
@@ -132,25 +158,24 @@ class StepStage(TensorStage):
             ''.
 
         Raises:
-            NonFiniteGradientError: where the trainer's policy says so.
             RowIdError, InvalidStreamError, MemoryLimitError.
         """
         writes, self._writes = self._writes, []
-        gradients: dict[str, PushedGradient] = {}
-        wrong = ""
+        dtypes: list[np.dtype[Any]] = []
         with self._registry.hold([write.head.name for write in writes]) as parameters:
             for parameter, write in zip(parameters, writes, strict=True):
                 check_staged_ids(parameter, write)
-        for write in writes:
+                dtypes.append(parameter.current.dtype)
+        gradients: dict[str, PushedGradient] = {}
+        wrong = ""
+        for write, dtype in zip(writes, dtypes, strict=True):
             name = write.head.name
-            gradients[name] = PushedGradient(self._expanded(write), write.ids)
-            value = self._registry.devices.staged_array(gradients[name].value)
-            if not wrong and not is_finite(value):
+            with naming(name):
+                # Finite in float64 may be infinite in the parameter's dtype.
+                value = self._registry.devices.as_dtype(self._expanded(write), dtype)
+            gradients[name] = PushedGradient(value, write.ids)
+            if not wrong and not is_finite(self._registry.devices.staged_array(value)):
                 wrong = name
-        if wrong and self._spec.non_finite == "error":
-            raise NonFiniteGradientError(
-                f"Parameter '{wrong}': the gradient holds NaN or infinity", parameter=wrong
-            )
         return gradients, wrong
 
     def _expanded(self, write: StagedWrite) -> Buffer:

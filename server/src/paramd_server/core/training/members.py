@@ -161,9 +161,14 @@ class Members:
         with self._lock:
             return sorted(self._members.values(), key=lambda each: each.rank)
 
-    def count(self) -> int:
-        """How many workers hold their leases; 1 where nobody has joined."""
-        return max(1, len(self.all()))
+    def holds(self, identity: bytes) -> bool:
+        """Whether a worker is there at this moment. Lets go of nobody, so any lock may be held."""
+        with self._lock:
+            return identity in self._members
+
+    def identities(self) -> frozenset[bytes]:
+        """The incarnations of the workers whose leases hold."""
+        return frozenset(member.identity for member in self.all())
 
     def document(self) -> dict[str, Any]:
         """What a snapshot keeps: the workers, and the ranks of those that are gone."""

@@ -13,6 +13,7 @@ from paramd.errors import (
     ClockMismatchError,
     InvalidArgumentError,
     LeaseEndedError,
+    ParamdError,
     ScheduledLearningRateError,
     StaleGradientError,
     TrainerNotFoundError,
@@ -29,6 +30,7 @@ from paramd_server.core.training.gradients import (
     GradientSource,
     PushedGradient,
     check_trainable,
+    non_finite_error,
     prepare_sum,
 )
 from paramd_server.core.training.members import Member, Members
@@ -102,6 +104,30 @@ class _Participant:
 
     member: Member
     clock: int
+
+
+class _MisfitError(Exception):
+    """A push that does not fit its parameters any more, since they were made anew.
+
+    Args:
+        push: the push.
+        error: what its worker is told.
+    """
+
+    def __init__(self, push: Push, error: ParamdError) -> None:
+        super().__init__(str(error))
+        self.push = push
+        self.error = error
+
+
+def _check_fits(parameter: StoredParameter, push: Push) -> None:
+    gradient = push.gradients.get(parameter.name)
+    if gradient is None:
+        return
+    try:
+        gradient.check_fits(parameter)
+    except ParamdError as err:
+        raise _MisfitError(push, err) from err
 
 
 @dataclass
@@ -191,6 +217,13 @@ class StoredTrainer:
             self.updates.forget()
             self.condition.notify_all()
 
+    def forget_deleted(self, name: str) -> None:
+        """Lets go of what is kept of a parameter that has been deleted."""
+        with self.condition:
+            self.updates.forget_deleted(name)
+            for key in [key for key in self.residuals if key[0] == name]:
+                del self.residuals[key]
+
     def progress(self) -> dict[str, Any]:
         """What a snapshot keeps beside the states: plain JSON values."""
         with self.condition:
@@ -236,10 +269,17 @@ class StoredTrainer:
             raise InvalidArgumentError(f"trainer {self.spec.name!r} is local: nobody joins it")
         with self.condition:
             self.check_there()
+            if not self._members.holds(identity):
+                # It has gone since: nobody would tell this trainer a second time.
+                raise LeaseEndedError(
+                    f"trainer {self.spec.name!r}: worker {member.worker} has gone while it joined"
+                )
             participant = self._participants.get(identity)
             if participant is None:
                 participant = _Participant(member, self._current_clock())
                 self._participants[identity] = participant
+                # It pushes for this clock itself: what it pushed before it went must not count.
+                self._staged.pop(member.worker, None)
             self._lost.pop(member.worker, None)
             if len(self._participants) >= self.spec.num_workers:
                 self._gathered = True
@@ -247,7 +287,7 @@ class StoredTrainer:
             return member, participant.clock
 
     def leave(self, identity: bytes, *, lost: bool = False) -> None:
-        """Lets a worker go. A push of its that waits in a round stays in it."""
+        """Lets a worker go. A push of its that waits in a round stays in it, until it is back."""
         with self.condition:
             participant = self._participants.pop(identity, None)
             if participant is None:
@@ -281,6 +321,7 @@ class StoredTrainer:
             answered = self._operations.answered(push.operation)
             if answered is None:
                 participant = self._check_turn(push)
+                self._check_finite(push)
                 self._check_complete(push)
                 self._check_rate(push)
                 self._staged[participant.member.worker] = (participant.member, push)
@@ -341,8 +382,10 @@ class StoredTrainer:
         with self.condition:
             if identity not in self._participants:
                 return result
+            if self._lost:
+                # What is committed is not told as a failure: the next step of this worker fails.
+                return result
             slowest = min(each.clock for each in self._participants.values())
-            self._check_nobody_lost()
         return replace(result, state="ahead") if result.clock - slowest > staleness else result
 
     def _apply_alone(self, push: Push) -> bytes:
@@ -353,8 +396,12 @@ class StoredTrainer:
             if self.spec.distributed:
                 participant = self._check_turn(push)
                 self._check_nobody_lost()
+            self._check_finite(push)
             self._check_complete(push)
-            self._commit([push])
+            try:
+                self._commit([push])
+            except _MisfitError as err:
+                raise err.error from None
             clock = self.clock = self._tally.num_steps
             if participant is not None:
                 clock = participant.clock = participant.clock + 1
@@ -367,11 +414,19 @@ class StoredTrainer:
         try:
             self._check_nobody_lost()
             self._try_round()
+        except _MisfitError as err:
+            # Its worker is told that the push is unknown, sends it again, and learns why.
+            self._unstage(err.push.operation)
+            if err.push.operation == operation:
+                raise err.error from None
         except BaseException:
-            for worker, (_, push) in list(self._staged.items()):
-                if push.operation == operation:
-                    del self._staged[worker]
+            self._unstage(operation)
             raise
+
+    def _unstage(self, operation: Operation) -> None:
+        for worker, (_, push) in list(self._staged.items()):
+            if push.operation == operation:
+                del self._staged[worker]
 
     def _try_round(self) -> None:
         """Commits the round where every worker's push is in."""
@@ -404,6 +459,8 @@ class StoredTrainer:
         with self._registry.hold(names) as parameters:
             for parameter in parameters:
                 check_trainable(parameter)
+                for push in counted:
+                    _check_fits(parameter, push)
             sources = [
                 {next(iter(each.copies)): prepare_sum(each, contributions[each.name])}
                 for each in parameters
@@ -440,6 +497,15 @@ class StoredTrainer:
         self._tally.num_non_finite += non_finite
         self._tally.num_skipped += skipped
         self.clock = self._tally.num_steps
+
+    def _check_finite(self, push: Push) -> None:
+        if push.non_finite and self.spec.non_finite == "error":
+            self._tally.num_non_finite += 1
+            raise non_finite_error(push.non_finite)
+
+    def count_refused(self) -> None:
+        """Counts a step from the gradient buffers that was refused for NaN or infinity."""
+        self._tally.num_non_finite += 1
 
     def _skips(self, push: Push) -> bool:
         return bool(push.non_finite) and self.spec.non_finite == "skip"

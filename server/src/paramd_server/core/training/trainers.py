@@ -45,6 +45,7 @@ class Trainers:
         # In order of creation; guarded by _lock.
         self._trainers: dict[str, StoredTrainer] = {}
         world.members.listen(self._note_gone)
+        world.registry.listen(self._note_deleted)
 
     def declare(self, spec: TrainerSpec) -> TrainerInfo:
         """Creates a trainer, or attaches to the one of that name.
@@ -126,6 +127,10 @@ class Trainers:
     def _note_gone(self, member: Member, lost: bool) -> None:
         for trainer in self.all():
             trainer.leave(member.identity, lost=lost)
+
+    def _note_deleted(self, parameter: str) -> None:
+        for trainer in self.all():
+            trainer.forget_deleted(parameter)
 
 
 def warm_up(spec: TrainerSpec, registry: Registry) -> None:

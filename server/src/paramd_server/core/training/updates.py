@@ -196,6 +196,12 @@ class Updates:
 
         return states, replace
 
+    def forget_deleted(self, name: str) -> None:
+        """Lets go of the state of a parameter that has been deleted."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.parameter.deleted:
+            del self._entries[name]
+
     def forget(self) -> None:
         """Lets go of all states and counts."""
         self._entries.clear()
