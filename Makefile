@@ -13,6 +13,7 @@ BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCKED := .venv/.locked
 DEV := .venv/.installed
+FRAMEWORKS := .venv/.frameworks
 ORACLE := .cache/oracle/.installed
 PROTOC := .cache/venv-proto/.installed
 LOCKER := .cache/venv-lock/.installed
@@ -21,14 +22,16 @@ LOCKER := .cache/venv-lock/.installed
 TYPED := client/src server/src $(wildcard tests benchmarks examples scripts)
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/system)
 
-.PHONY: help setup demo test lint verify proto lock conformance bench wheels clean
+.PHONY: help setup frameworks demo test lint verify proto lock conformance bench wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(DEV) ## build .venv from the lock file, with both packages installed editable
 
-demo: $(DEV) ## train on handwritten digits: one server, two workers
+frameworks: $(FRAMEWORKS) ## put PyTorch and JAX into .venv too, for the tests that are skipped without
+
+demo: $(DEV) ## train on handwritten digits: two workers, in step and not, and one that dies
 	$(BIN)/python -m examples.digits
 
 test: $(DEV) ## run the unit, contract and system tests
@@ -57,7 +60,7 @@ lock: $(LOCKER) ## write the lock files again from requirements/*.in (UPGRADE=--
 conformance: $(DEV) $(ORACLE) ## compare with MXNet 1.9.1, in an environment of its own
 	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS) tests
 
-bench: $(DEV) ## measure pulls and pushes beside a raw gRPC floor
+bench: $(DEV) ## measure pulls and pushes beside a raw gRPC floor, steps beside pushes, updates beside copies
 	$(BIN)/python -m benchmarks
 
 wheels: $(DEV) ## build both wheels and try them in a clean environment
@@ -75,6 +78,10 @@ $(LOCKED): requirements/dev.txt
 
 $(DEV): $(LOCKED) client/pyproject.toml server/pyproject.toml
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e client -e server
+	touch $@
+
+$(FRAMEWORKS): $(DEV) requirements/frameworks.in
+	$(BIN)/python $(PIP_INSTALL) -r requirements/frameworks.in
 	touch $@
 
 $(ORACLE): requirements/conformance-oracle.txt

@@ -1,6 +1,6 @@
-"""`make bench`: paramd beside the raw gRPC floor, in one run.
+"""`make bench`: paramd beside the raw gRPC floor, and training beside bare pushes, in one run.
 
-Prints a table, and writes bench-results/results.json.
+Prints tables, and writes bench-results/results.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from tqdm import tqdm
 
 import paramd
 from benchmarks.floor import ROW, Floor
+from benchmarks.steps import StepLine, report_steps, row_step_lines, step_lines
 from benchmarks.timing import Call, Spread, in_turn
+from benchmarks.updates import UpdateLine, report_updates, row_update_lines, update_lines
+from benchmarks.workers import WorkerLine, report_workers, worker_lines
 
 SIZES_KB = (4, 64, 1 << 10, 16 << 10, 64 << 10, 256 << 10)
 QUICK_SIZES_KB = (4, 1 << 10)
@@ -46,6 +49,16 @@ class Line:
     def ratio(self) -> float:
         """How much of the floor's speed paramd reaches."""
         return self.floor.median_ms / self.paramd.median_ms
+
+
+@dataclass(frozen=True)
+class Results:
+    """All lines of a run."""
+
+    lines: list[Line]
+    steps: list[StepLine]
+    workers: list[WorkerLine]
+    updates: list[UpdateLine]
 
 
 @contextmanager
@@ -70,7 +83,9 @@ def repeats_for(size: int, *, quick: bool) -> int:
 
 def dense_lines(floor: Floor, *, quick: bool) -> Iterator[Line]:
     """Pull and push of one dense parameter, from small to large."""
-    for kilobytes in tqdm(QUICK_SIZES_KB if quick else SIZES_KB, desc="dense", leave=False):
+    for kilobytes in tqdm(
+        QUICK_SIZES_KB if quick else SIZES_KB, desc="dense", leave=False, disable=None
+    ):
         size = kilobytes << 10
         name = f"dense_{kilobytes}"
         params = paramd.ParameterDict()
@@ -104,7 +119,9 @@ def row_lines(floor: Floor, table_rows: int, *, quick: bool) -> Iterator[Line]:
     table.initialize()
     params = paramd.current_session().parameters("table")
     generator = np.random.default_rng(0)
-    for count in tqdm(QUICK_NUM_ROWS if quick else NUM_ROWS, desc="rows", leave=False):
+    for count in tqdm(
+        QUICK_NUM_ROWS if quick else NUM_ROWS, desc="rows", leave=False, disable=None
+    ):
         ids = np.sort(generator.choice(table_rows, count, replace=False)).astype(np.int64)
         rows = np.ones((count, ROW), np.float32)
         repeats = repeats_for(count * ROW * 4 * 4, quick=quick)
@@ -119,6 +136,7 @@ def row_lines(floor: Floor, table_rows: int, *, quick: bool) -> Iterator[Line]:
             "paramd": partial(params.push, {"table": (ids, rows)}),
         }
         yield _line(f"push {count:,} rows", pushes, repeats)
+    paramd.current_session().delete("table")
 
 
 def bulk_lines(floor: Floor, *, quick: bool) -> Iterator[Line]:
@@ -163,8 +181,8 @@ def report(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
-def measure(*, quick: bool) -> list[Line]:
-    """Runs every case and gives the lines of the table."""
+def measure(*, quick: bool) -> Results:
+    """Runs every case."""
     table_rows = 10_000 if quick else 1_000_000
     largest = max(QUICK_SIZES_KB if quick else SIZES_KB) << 10
     with tempfile.TemporaryDirectory() as folder:
@@ -195,13 +213,17 @@ def measure(*, quick: bool) -> list[Line]:
         ):
             floor = Floor(floor_address)
             try:
-                return [
+                lines = [
                     *dense_lines(floor, quick=quick),
                     *row_lines(floor, table_rows, quick=quick),
                     *bulk_lines(floor, quick=quick),
                 ]
             finally:
                 floor.close()
+            steps = [*step_lines(quick=quick), *row_step_lines(quick=quick)]
+            workers = list(worker_lines(paramd_address, quick=quick))
+    updates = [*update_lines(quick=quick), *row_update_lines(quick=quick)]
+    return Results(lines, steps, workers, updates)
 
 
 def main() -> None:
@@ -210,8 +232,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions")
     parser.add_argument("--output", type=Path, default=Path("bench-results/results.json"))
     options = parser.parse_args()
-    lines = measure(quick=options.quick)
-    print(report(lines))
+    measured = measure(quick=options.quick)
+    print(report(measured.lines), end="\n\n")
+    print(report_steps(measured.steps), end="\n\n")
+    print(report_workers(measured.workers), end="\n\n")
+    print(report_updates(measured.updates))
     machine = {
         "python": platform.python_version(),
         "grpcio": grpc.__version__,
@@ -223,7 +248,13 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     results = {
         "machine": machine,
-        "lines": [{**asdict(line), "ratio": line.ratio} for line in lines],
+        "lines": [{**asdict(each), "ratio": each.ratio} for each in measured.lines],
+        "steps": [{**asdict(each), "ratio": each.ratio} for each in measured.steps],
+        "workers": [
+            {**asdict(each), "case": each.case, "steps_per_second": each.steps_per_second}
+            for each in measured.workers
+        ],
+        "updates": [{**asdict(each), "ratio": each.ratio} for each in measured.updates],
     }
     options.output.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -37,8 +37,10 @@ def in_turn(calls: dict[str, Call], *, repeats: int, warm_up: int = 3) -> dict[s
             call()
             if round_number >= warm_up:
                 times[name].append((time.perf_counter() - start) * 1e3)
-    spreads = {}
-    for name, each in times.items():
-        low, median, high = np.percentile(each, (10, 50, 90))
-        spreads[name] = Spread(float(median), float(low), float(high), repeats)
-    return spreads
+    return {name: spread_of(each) for name, each in times.items()}
+
+
+def spread_of(times: list[float]) -> Spread:
+    """Percentiles of times in milliseconds."""
+    low, median, high = np.percentile(times, (10, 50, 90))
+    return Spread(float(median), float(low), float(high), len(times))

@@ -1,8 +1,13 @@
-"""One worker of the digits example: `python -m examples.digits_worker RANK`."""
+"""One worker of the digits example: `python -m examples.digits_worker NAME KVSTORE`.
+
+Every worker runs this same script: the first one creates parameters and trainers on the server,
+the others attach to them. One that has died and is started again goes on where the others are.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
@@ -12,104 +17,102 @@ from examples.digits_model import (
     LEVELS,
     SHAPES,
     Floats,
+    Ints,
     gradients,
     load_digits,
     row_ids,
     table_gradient,
 )
-from paramd import RowSparseNDArray, cpu
 
-NUM_WORKERS = 2
-ROUNDS = 400
-TABLE_ROUNDS = 60
-BATCH = 16
-RATE = 0.3
-TABLE_RATE = 0.02
-CONTEXTS = [cpu(rank) for rank in range(NUM_WORKERS)]
+WORKERS = ("worker-a", "worker-b")
+STEPS = {"dist_sync": 200, "dist_async": 800}
+TABLE_STEPS = 60
+BATCH = 64
+TABLE_BATCH = 4
 
 
-def train(session: paramd.Session, rank: int) -> None:
-    """Trains the network: each worker on its own context, one of them applies the sum."""
-    images, labels, _, _ = load_digits()
-    params = paramd.ParameterDict("net_")
+def parameters() -> paramd.ParameterDict:
+    """The parameters of the network."""
+    params = paramd.ParameterDict()
     for name, shape in SHAPES.items():
-        init = "zeros" if name.endswith("bias") else paramd.init.Xavier()
-        params.get(name, shape=shape, init=init, grad_req="add")
+        params.get(name, shape=shape, init="zeros" if "bias" in name else paramd.init.Xavier())
     paramd.random.seed(0)
-    params.initialize(ctx=CONTEXTS)
-    values = params.pull(ctx=CONTEXTS[rank])
-    generator = np.random.default_rng(rank)
-    for _ in tqdm(range(ROUNDS), desc="network", disable=rank > 0):
-        params.pull(out=values, ctx=CONTEXTS[rank])
-        batch = generator.integers(rank * 700, rank * 700 + 700, BATCH)
-        short = {name.removeprefix("net_"): value for name, value in values.items()}
-        grads = gradients(short, images[batch], labels[batch])
-        params.push({f"net_{name}": grad for name, grad in grads.items()}, ctx=CONTEXTS[rank])
-        session.barrier("pushed")
-        if rank == 0:
-            apply_sum(params, values)
-        session.barrier("applied")
+    params.initialize()
+    return params
 
 
-def apply_sum(params: paramd.ParameterDict, values: dict[str, Floats]) -> None:
-    """One step of gradient descent on what all workers pushed; then the buffers are zero."""
-    for name, parameter in params.items():
-        total = np.sum([grad.asnumpy() for grad in parameter.list_grad()], axis=0)
-        values[name] -= RATE / (BATCH * NUM_WORKERS) * total
-    params.set_data(values)
-    params.zero_grad()
+def trainer_of(params: paramd.ParameterDict, kvstore: str) -> paramd.Trainer:
+    """The trainer of the network: 'dist_sync' or 'dist_async' is all that differs."""
+    adam = {"learning_rate": 0.01}
+    return paramd.Trainer(params, "adam", adam, kvstore, num_workers=len(WORKERS))
 
 
-def train_table(session: paramd.Session, rank: int) -> None:
-    """Trains a table of rows, of which each batch pulls and updates only what it touches."""
-    images, labels, _, _ = load_digits()
+def table_parameter() -> paramd.Parameter:
+    """A table with a row for each grey level of each pixel."""
     table = paramd.Parameter(
-        "table",
-        shape=(64 * LEVELS, 10),
-        init="zeros",
-        stype="row_sparse",
-        grad_stype="row_sparse",
-        grad_req="add",
+        "table", shape=(64 * LEVELS, 10), init="zeros", stype="row_sparse", grad_stype="row_sparse"
     )
-    table.initialize(ctx=CONTEXTS)
-    params = session.parameters("table")
-    generator = np.random.default_rng(100 + rank)
-    touched = 0
-    for _ in tqdm(range(TABLE_ROUNDS), desc="table", disable=rank > 0):
-        batch = generator.integers(rank * 700, rank * 700 + 700, 4)
+    table.initialize()
+    return table
+
+
+def train_network(name: str, kvstore: str) -> None:
+    """Each step pushes gradients and brings the new values back, in one call."""
+    params = parameters()
+    trainer = trainer_of(params, kvstore)
+    clock, rank = trainer.join(), trainer.rank
+    print(f"{name}: rank {rank}, begins at clock {clock}", flush=True)
+    images, labels = share_of(rank)
+    generator = np.random.default_rng((rank, clock))
+    values = params.pull()
+    for _ in progress("network", rank, clock, STEPS[kvstore]):
+        batch = generator.integers(0, len(images), BATCH)
+        grads = gradients(values, images[batch], labels[batch])
+        trainer.step(BATCH, grads=grads, pull=True, out=values)
+
+
+def train_table(name: str, kvstore: str) -> None:
+    """Each step pulls and pushes only the rows that its batch touches."""
+    table = table_parameter()
+    trainer = paramd.Trainer([table], "adagrad", {"learning_rate": 0.2}, kvstore)
+    clock, rank = trainer.join(), trainer.rank
+    images, labels = share_of(rank)
+    generator = np.random.default_rng((rank, clock))
+    touched = []
+    for _ in progress("table", rank, clock, TABLE_STEPS):
+        batch = generator.integers(0, len(images), TABLE_BATCH)
         ids, places = np.unique(row_ids(images[batch]), return_inverse=True)
-        with CONTEXTS[rank]:
-            rows = table.row_sparse_data(ids).data.asnumpy()
-            touched += len(ids)
-            gradient = table_gradient(rows, places.reshape(len(batch), -1), labels[batch])
-            params.push({"table": (ids, gradient)})
-        session.barrier("pushed")
-        if rank == 0:
-            update_rows(table)
-        session.barrier("applied")
-    print(
-        f"worker {rank}: the table has {64 * LEVELS} rows, a batch pulled and updated "
-        f"{touched / TABLE_ROUNDS:.0f} of them on average",
-        flush=True,
-    )
-
-
-def update_rows(table: paramd.Parameter) -> None:
-    """Gradient descent on the rows that are in the buffers, and on no others."""
-    for grad in table.list_grad():
-        assert isinstance(grad, RowSparseNDArray)
-        ids, gradient = grad.indices.asnumpy(), grad.data.asnumpy()
         rows = table.row_sparse_data(ids).data.asnumpy()
-        table.set_row_sparse_data(ids, rows - TABLE_RATE * gradient)
-    table.zero_grad()
+        grad = table_gradient(rows, places.reshape(TABLE_BATCH, -1), labels[batch])
+        trainer.step(TABLE_BATCH, grads={"table": (ids, grad)})
+        touched.append(len(ids))
+    if touched:
+        print(
+            f"{name}: each step pulled and pushed {np.mean(touched):.0f} of the table's "
+            f"{64 * LEVELS} rows",
+            flush=True,
+        )
+
+
+def share_of(rank: int) -> tuple[Floats, Ints]:
+    """The images that this worker trains on, and their labels."""
+    images, labels, _, _ = load_digits()
+    return images[rank :: len(WORKERS)], labels[rank :: len(WORKERS)]
+
+
+def progress(title: str, rank: int, clock: int, end: int) -> Iterable[int]:
+    """The steps from a clock to the end. One worker shows a bar, where stderr is a terminal."""
+    hidden = None if rank == 0 else True
+    return tqdm(range(clock, end), title, initial=clock, total=end, disable=hidden)
 
 
 def main() -> None:
-    """Trains both models against the server of PARAMD_TARGET."""
-    rank = int(sys.argv[1])
-    with paramd.connect(worker=f"worker-{rank}", num_workers=NUM_WORKERS) as session:
-        train(session, rank)
-        train_table(session, rank)
+    """Trains both models on the server of PARAMD_TARGET."""
+    name, kvstore = sys.argv[1:]
+    with paramd.connect(worker=name, num_workers=len(WORKERS)) as session:
+        train_network(name, kvstore)
+        session.barrier("network trained")
+        train_table(name, kvstore)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ def test_the_benchmark_runs_and_reports(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lines = json.loads(output.read_text())["lines"]
-    assert len(lines) == 9
-    assert all(line["ratio"] > 0 and line["case"] in done.stdout for line in lines)
+    results = json.loads(output.read_text())
+    counts = {key: len(lines) for key, lines in results.items() if key != "machine"}
+    assert counts == {"lines": 9, "steps": 8, "workers": 4, "updates": 17}
+    for key in counts:
+        figure = "steps_per_second" if key == "workers" else "ratio"
+        for line in results[key]:
+            assert line[figure] > 0, line
+            assert f"| {line['case']} |" in done.stdout

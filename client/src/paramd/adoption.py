@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from paramd.errors import InvalidArgumentError
 from paramd.initializer import Load
+from paramd.link import session_of, set_attribute
+from paramd.parameter import Parameter
 from paramd.parameter_dict import ParameterDict
 from paramd.session import Session
 
@@ -55,7 +57,7 @@ def check_reading(optimizer: object, given: Mapping[str, Any]) -> None:
 
 
 def adopt(
-    session: Session, prefix: str, leaves: Mapping[str, Leaf], *, stated_grad_req: bool = True
+    session: Session, prefix: str, leaves: Mapping[str, Leaf], *, trains: bool
 ) -> ParameterDict:
     """Makes parameters of a model's arrays, whose values become those of the first worker.
 
@@ -63,7 +65,8 @@ def adopt(
         session: serves them.
         prefix: in front of each name.
         leaves: the arrays by name.
-        stated_grad_req: whether what is trained must agree with what others have declared.
+        trains: whether a trainer is to step those that are trained; else what others have said
+            of gradients counts.
 
     Returns:
         The parameters, all with a value: this worker's, or that of whoever came first.
@@ -89,10 +92,11 @@ def adopt(
             dtype=value.dtype,
             stype=leaf.stype,
             grad_stype=leaf.stype,
-            grad_req="write" if leaf.trained else "null",
+            grad_req="write" if leaf.trained or not trains else "null",
         )
-        if not stated_grad_req:
-            parameter._link.stated -= {"grad_req"}
+        # What is frozen may change from one training to the next, and readers do not know it. Of
+        # workers that disagree, the trainer reports it.
+        parameter._link.stated -= {"grad_req"}
         values[parameter.name] = value
     if values:
         # One at a time, so that the values are one worker's, and those that lose compute nothing.
@@ -100,7 +104,20 @@ def adopt(
         # parameters that are deleted.
         with session.once(f"first-values-{_digest(values)}"):
             params.initialize(Load(values))
+    if trains:
+        _give_gradients([params[prefix + name] for name in leaves if leaves[name].trained])
     return params
+
+
+def _give_gradients(parameters: Sequence[Parameter]) -> None:
+    """Ends that parameters are frozen."""
+    frozen = [
+        parameter._link
+        for parameter in parameters
+        if parameter._link.known_spec().grad_req == "null"
+    ]
+    if frozen:
+        set_attribute(session_of(frozen), frozen, "grad_req", "write")
 
 
 def _digest(names: Mapping[str, Array]) -> str:

@@ -179,7 +179,7 @@ def attach(
         if not isinstance(leaf, jax.Array | np.ndarray):
             raise TypeError(f"'{prefix}{name}' is no array: {type(leaf).__name__}")
         leaves[name] = Leaf(np.asarray(leaf), trained=_is_floating(leaf.dtype))
-    params = adopt(session, prefix, leaves, stated_grad_req=optimizer is not None)
+    params = adopt(session, prefix, leaves, trains=optimizer is not None)
     trainer = None
     if optimizer is not None:
         trained = [params[prefix + name] for name, leaf in leaves.items() if leaf.trained]

@@ -306,7 +306,7 @@ class RemoteModule:
             if name not in self._trained:
                 raise InvalidArgumentError(
                     f"'{name}' has a gradient, but it required none when the module was attached: "
-                    "attach() it again under another prefix, or freeze it",
+                    "freeze it, or delete the trainer and attach() again",
                     parameter=name,
                 )
             grads[name] = _gradient(tensor.grad, self.parameters[name].stype)
@@ -368,7 +368,7 @@ def attach(
     check_reading(optimizer, {"optimizer_params": optimizer_params, **trainer_options})
     session = current_session() if session is None else session
     leaves = _leaves(module, buffers=buffers)
-    params = adopt(session, prefix, leaves, stated_grad_req=optimizer is not None)
+    params = adopt(session, prefix, leaves, trains=optimizer is not None)
     tables = _lookups(module)
     for name, table in tables:
         table._declare(params, name)
