@@ -11,17 +11,39 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from paramd import optimizer
 from paramd.context import Context
 from paramd.errors import MemoryLimitError
 from paramd.spec import Region
 from paramd.wire.dtypes import DTYPES
 from paramd_server.arrays.backend import ArrayBackend, Buffer
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
+from paramd_server.arrays.updates import UPDATES
+from paramd_server.core.optimizers import rule_for
+from tests.support.optimizer_reference import Reference
 
 ALL_DTYPES: Final = tuple(DTYPES.values())
 MODES: Final = ("add", "subtract", "multiply", "divide")
 LIMIT: Final = 16 << 20
 SHAPE: Final = (3, 4)
+FLOATS: Final = tuple(np.dtype(each) for each in ("f2", ml_dtypes.bfloat16, "f4", "f8"))
+EPSILONS: Final = dict(zip(FLOATS, (2**-10, 2**-7, 2**-23, 2**-52), strict=True))
+# Every kind of update that a backend has.
+_BETAS: Final = {"beta1": 0.875, "beta2": 0.9375}
+OPTIMIZERS: Final = (
+    *(
+        optimizer.create(
+            name,
+            wd=0.125,
+            clip_gradient=1.25,
+            **(_BETAS if name in ("adam", "adamw", "lamb") else {}),
+        )
+        for name in optimizer.NAMES
+    ),
+    *(klass(momentum=0.75, wd=0.125) for klass in (optimizer.SGD, optimizer.NAG, optimizer.DCASGD)),
+    optimizer.Signum(momentum=0.0, wd=0.125),
+    optimizer.RMSProp(centered=True, clip_weights=1.0),
+)
 
 
 def number(index: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -241,3 +263,85 @@ class ArrayBackendContract(ABC):
         for mode in ("assign", "add", "subtract"):
             backend.put_rows(buffer, ids, out, mode=mode)
         np.testing.assert_array_equal(self.value_of(backend, buffer), value)
+
+    @pytest.mark.parametrize("with_ids", [False, True])
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize("declared", OPTIMIZERS, ids=lambda each: rule_for(each).update_name)
+    def test_updates_follow_the_formulas(
+        self,
+        backend: ArrayBackend,
+        declared: optimizer.Optimizer,
+        dtype: np.dtype[Any],
+        *,
+        with_ids: bool,
+    ) -> None:
+        """The formulas in float64; 16-bit floats lose up to four last places in three steps."""
+        rule, value = rule_for(declared), np.array(number(1, dtype) / dtype.type(4))
+        ids = np.array([0, 2]) if with_ids else None
+        weight = self.filled(backend, value)
+        states = rule.create_states(weight, backend)
+        reference = Reference(declared, value)
+        for count in (1, 2, 3):
+            gradient = np.array(number(count, dtype) / dtype.type(8))[: 2 if with_ids else 3]
+            reference.step(gradient, ids, count=count, lr=0.125, wd=declared.wd, rescale=-0.5)
+            rule.update(
+                backend,
+                weight,
+                gradient,
+                states,
+                ids=ids,
+                count=count,
+                learning_rate=0.125,
+                weight_decay=declared.wd,
+                rescale=-0.5,
+            )
+        got = self.value_of(backend, weight)
+        assert got.dtype == dtype
+        tolerance = 4 * EPSILONS[dtype]
+        np.testing.assert_allclose(
+            got.astype("f8"), reference.weight, rtol=tolerance, atol=tolerance
+        )
+
+    def test_every_kind_of_update_is_tested(self) -> None:
+        assert {rule_for(each).update_name for each in OPTIMIZERS} == set(UPDATES)
+
+    @pytest.mark.parametrize("dtype", FLOATS[:2], ids=str)
+    def test_an_update_rounds_to_a_second_buffer(
+        self, backend: ArrayBackend, dtype: np.dtype[Any]
+    ) -> None:
+        weight = self.filled(backend, np.full(SHAPE, 1, "f4"))
+        rounded = self.filled(backend, np.zeros(SHAPE, dtype))
+        ids, gradient = np.array([1], np.int64), np.full((1, 4), 2.0**-12, dtype)
+        backend.warm_up("sgd", np.dtype("f4"), state_dtypes=[], rounded=dtype)
+        constants = [1.0, np.inf, 1.0, 0.0]
+        backend.update("sgd", weight, gradient, [], constants, rounded=rounded, ids=ids)
+        expected = np.ones(SHAPE, "f4")
+        expected[1] -= 2.0**-12
+        np.testing.assert_array_equal(self.value_of(backend, weight), expected)
+        expected[[0, 2]] = 0
+        np.testing.assert_array_equal(
+            self.value_of(backend, rounded), expected.astype(dtype), strict=True
+        )
+
+    def test_rows_without_a_gradient_are_updated_where_asked(self, backend: ArrayBackend) -> None:
+        weight = self.filled(backend, np.ones(SHAPE, "f8"))
+        ids, gradient = np.array([1], np.int64), np.ones((1, 4))
+        constants = [1.0, np.inf, 0.5, 0.5]
+        backend.update("sgd", weight, gradient, [], constants, ids=ids, lazy=False)
+        np.testing.assert_array_equal(
+            self.value_of(backend, weight), np.repeat([[0.75], [0.25], [0.75]], 4, axis=1)
+        )
+
+    def test_an_update_of_no_rows_is_no_change(self, backend: ArrayBackend) -> None:
+        weight = self.filled(backend, np.ones(SHAPE, "f8"))
+        none = np.zeros(0, np.int64)
+        backend.update("sgd", weight, np.ones((0, 4)), [], [1.0, np.inf, 0.5, 0.5], ids=none)
+        assert (self.value_of(backend, weight) == 1).all()
+
+    def test_an_update_leaves_its_gradient(self, backend: ArrayBackend) -> None:
+        weight, gradient = self.filled(backend, np.ones(SHAPE, "f4")), np.ones(SHAPE, "f4")
+        gradient.flags.writeable = False
+        states = [backend.zeros(SHAPE, np.dtype("f4"), self.context)]
+        backend.update("sgd_momentum", weight, gradient, states, [1.0, 0.5, 1.0, 0.0, 0.5])
+        assert (gradient == 1).all()
+        assert (self.value_of(backend, weight) == 0.5).all()

@@ -19,7 +19,7 @@ FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "tensorflow", "mxnet")
 CUPY = ("cupy", "cupyx", "cupy_backends")
 GENERATED = "paramd.v1"
 CLIENT_DEPENDENCIES = {"click", "google", "grpc", "ml_dtypes", "numpy"}
-SERVER_DEPENDENCIES = CLIENT_DEPENDENCIES | {"grpc_health", "grpc_reflection", *CUPY}
+SERVER_DEPENDENCIES = CLIENT_DEPENDENCIES | {"grpc_health", "grpc_reflection", "numba", *CUPY}
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,11 @@ def _cupy_in_one_file_of_arrays(modules: Sequence[Module]) -> list[str]:
     users = [module for module in modules if module.importing(*CUPY)]
     elsewhere = [m.name for m in users if not m.within("paramd_server.arrays")]
     return elsewhere or [module.name for module in users if len(users) > 1]
+
+
+def _numba_in_arrays(modules: Sequence[Module]) -> list[str]:
+    users = [module for module in modules if module.importing("numba")]
+    return [module.name for module in users if not module.within("paramd_server.arrays")]
 
 
 def _generated_messages_only_in_transport_and_wire(modules: Sequence[Module]) -> list[str]:
@@ -238,6 +243,15 @@ RULES = [
             },
         ),
         kept_by={"paramd_server.arrays.cupy_backend": "import cupy\nimport cupyx"},
+    ),
+    Rule(
+        name="Numba is imported in arrays",
+        violations=_numba_in_arrays,
+        broken_by=(
+            {"paramd_server.core.optimizers.rule": "def warm_up():\n    import numba"},
+            {"paramd.optimizer": "from numba import njit"},
+        ),
+        kept_by={"paramd_server.arrays.compiled_elements": "import numba"},
     ),
     Rule(
         name="in the client, only transport and wire use generated messages",

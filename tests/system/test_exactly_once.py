@@ -40,7 +40,11 @@ FAULTS: Mapping[Fault, float] = {
     Fault.CUT_REQUEST: 0.06,
     Fault.LOSE_REPLY: 0.08,
     Fault.LOSE_CONNECTION: 0.02,
+    # Each costs the stall limit below.
+    Fault.HOLD_REPLY: 0.01,
 }
+# A deadline: a push in which nothing moves for that long is sent again.
+STALL_S = 2.0
 
 Array = np.ndarray[Any, Any]
 Grads = dict[str, Array]
@@ -116,8 +120,8 @@ def test_pushes_under_faults_add_up_to_exactly_their_sum(tmp_path: Path, seed: i
     with (
         RestartingServer(tmp_path) as server,
         fault_proxy(server.address, plan, num_cuts=30, restart=server.restart) as proxy,
-        paramd.connect(proxy.address, worker="a") as one,
-        paramd.connect(proxy.address, worker="b") as two,
+        paramd.connect(proxy.address, worker="a", stall_timeout=STALL_S) as one,
+        paramd.connect(proxy.address, worker="b", stall_timeout=STALL_S) as two,
     ):
         dicts = [declare(session, "float64", "add") for session in (one, two)]
 
@@ -158,7 +162,9 @@ def training(
             )
         )
         sessions = [
-            stack.enter_context(paramd.connect(proxy.address, worker=f"worker-{index}"))
+            stack.enter_context(
+                paramd.connect(proxy.address, worker=f"worker-{index}", stall_timeout=STALL_S)
+            )
             for index in range(num_workers)
         ]
         yield proxy, sessions

@@ -24,13 +24,11 @@ from typing import Any, Final
 import numpy as np
 
 from paramd_server.arrays.compiled_elements import clipped, compiled, load, row_of, store
+from paramd_server.arrays.compiled_lamb import correction, lamb
 
 __all__ = ["KERNELS"]
 
 _Kernel = Callable[..., None]
-
-# Elements whose squares are summed at a time.
-_PIECE: Final = 1024
 
 
 @compiled
@@ -158,12 +156,6 @@ def _adam(
 
 
 @compiled
-def _correction(one: Any, beta: Any, count: Any) -> Any:
-    # Of the rounded beta, since the mean has decayed by that.
-    return type(one)(1.0 - np.float64(beta) ** np.float64(count))
-
-
-@compiled
 def _adamw(
     weight: Any,
     rounded: Any,
@@ -176,7 +168,7 @@ def _adamw(
 ) -> None:
     one, rescale, clip, lr, wd, beta1, beta2, epsilon, count = constants
     rest1, rest2 = one - beta1, one - beta2
-    correction1, correction2 = _correction(one, beta1, count), _correction(one, beta2, count)
+    correction1, correction2 = correction(one, beta1, count), correction(one, beta2, count)
     for i in range(ids.size):
         w, r, g = weight[ids[i]], row_of(rounded, ids[i]), gradient[i * stride]
         m, v = mean[ids[i]], variance[ids[i]]
@@ -368,68 +360,6 @@ def _dcasgd_momentum(
             store(r, j, new)
 
 
-@compiled
-def _sum(scratch: Any, size: Any) -> Any:
-    # By halves, which the compiler can vectorize, unlike a running sum, and which loses less.
-    while size > 1:
-        half = (size + 1) // 2
-        for j in range(size - half):
-            scratch[j] += scratch[j + half]
-        size = half
-    return scratch[0]
-
-
-@compiled
-def _lamb(
-    weight: Any,
-    rounded: Any,
-    gradient: Any,
-    ids: Any,
-    stride: Any,
-    constants: Any,
-    mean: Any,
-    variance: Any,
-) -> None:
-    one, rescale, clip, lr, wd, beta1, beta2, epsilon, count, low, high = constants
-    rest1, rest2 = one - beta1, one - beta2
-    correction1, correction2 = _correction(one, beta1, count), _correction(one, beta2, count)
-    scratch = np.empty(_PIECE)
-    weight_squares = step_squares = 0.0
-    for i in range(weight.shape[0]):
-        for begin in range(0, weight.shape[1], _PIECE):
-            w = weight[i, begin : begin + _PIECE]
-            for j in range(w.size):
-                scratch[j] = np.float64(load(w, j)) * np.float64(load(w, j))
-            weight_squares += _sum(scratch, w.size)
-    for i in range(ids.size):
-        for begin in range(0, weight.shape[1], _PIECE):
-            w = weight[ids[i], begin : begin + _PIECE]
-            g = gradient[i * stride, begin : begin + _PIECE]
-            m, v = mean[ids[i], begin : begin + _PIECE], variance[ids[i], begin : begin + _PIECE]
-            for j in range(w.size):
-                x = clipped(rescale * load(g, j), clip)
-                store(m, j, beta1 * load(m, j) + rest1 * x)
-                store(v, j, beta2 * load(v, j) + rest2 * x * x)
-            for j in range(w.size):
-                root = np.sqrt(load(v, j) / correction2)
-                step = load(m, j) / correction1 / (root + epsilon) + wd * load(w, j)
-                scratch[j] = np.float64(step) * np.float64(step)
-            step_squares += _sum(scratch, w.size)
-    norm = min(max(np.sqrt(weight_squares), np.float64(low)), np.float64(high))
-    rate = lr
-    if norm != 0 and step_squares != 0:
-        rate = type(one)(lr * norm / np.sqrt(step_squares))
-    for i in range(ids.size):
-        w, r = weight[ids[i]], row_of(rounded, ids[i])
-        m, v = mean[ids[i]], variance[ids[i]]
-        for j in range(w.size):
-            old = load(w, j)
-            root = np.sqrt(load(v, j) / correction2)
-            new = old - rate * (load(m, j) / correction1 / (root + epsilon) + wd * old)
-            store(w, j, new)
-            store(r, j, new)
-
-
 KERNELS: Final[Mapping[str, _Kernel]] = {
     "sgd": _sgd,
     "sgd_momentum": _sgd_momentum,
@@ -443,7 +373,7 @@ KERNELS: Final[Mapping[str, _Kernel]] = {
     "rmsprop_centered": _rmsprop_centered,
     "adadelta": _adadelta,
     "ftrl": _ftrl,
-    "lamb": _lamb,
+    "lamb": lamb,
     "dcasgd": _dcasgd,
     "dcasgd_momentum": _dcasgd_momentum,
 }

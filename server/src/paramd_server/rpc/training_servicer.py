@@ -289,8 +289,10 @@ def _check_batch_size(batch_size: float) -> float:
 
 
 def _check_rate(rate: float) -> float:
-    if not math.isfinite(rate):
-        raise InvalidArgumentError(f"a learning rate is a finite number, but got {rate:g}")
+    if not (math.isfinite(rate) and rate >= 0.0):
+        raise InvalidArgumentError(
+            f"a learning rate is a finite number of at least 0, but got {rate:g}"
+        )
     return rate
 
 

@@ -24,6 +24,8 @@ _HALF: Final = np.dtype(np.float16)
 _SINGLE: Final = np.dtype(np.float32)
 # The state that holds the weight in float32, where an optimizer computes in multi_precision.
 _MASTER: Final = "master"
+# The states that begin as copies of the weight.
+_COPIES: Final = (_MASTER, "previous")
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,24 @@ class UpdateRule(ABC):
         """
         states = {}
         for name, dtype in self.state_dtypes(weight.dtype).items():
-            if name in (_MASTER, "previous"):
+            if name in _COPIES:
                 states[name] = backend.empty(weight.shape, dtype, weight.context)
                 backend.copy(weight, states[name])
             else:
                 states[name] = backend.zeros(weight.shape, dtype, weight.context)
         return states
+
+    def follow(self, backend: ArrayBackend, weight: Buffer, states: Mapping[str, Buffer]) -> None:
+        """Makes the states that are copies of a weight follow one that was written. Cannot fail.
+
+        Args:
+            backend: of the weight.
+            weight: as it is now.
+            states: from `create_states`.
+        """
+        for name in _COPIES:
+            if name in states:
+                backend.copy(weight, states[name])
 
     def warm_up(self, backend: ArrayBackend, dtype: np.dtype[Any]) -> None:
         """Makes the backend ready for this rule, which may take a second or two.

@@ -119,6 +119,7 @@ class TrainersSection:
                 }
             document[name] = {
                 "count": entry.count,
+                "counter": entry.counter,
                 "dtype": str(entry.dtype),
                 "contexts": [str(context) for context in entry.states],
                 "states": states,
@@ -159,7 +160,12 @@ class TrainersSection:
     ) -> None:
         devices = self._registry.devices
         with self._registry.hold([name]) as parameters:
-            stepped = SteppedParameter(parameters[0], dtype_of(entry["dtype"]), int(entry["count"]))
+            stepped = SteppedParameter(
+                parameters[0],
+                dtype_of(entry["dtype"]),
+                int(entry["count"]),
+                int(entry["counter"]),
+            )
             for state, each in entry["states"].items():
                 shape = tuple(int(dimension) for dimension in each["shape"])
                 dtype = dtype_of(each["dtype"])

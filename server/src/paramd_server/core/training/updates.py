@@ -30,12 +30,14 @@ class SteppedParameter:
         parameter: itself; another one of its name would begin anew.
         dtype: of the weight when the states were made.
         count: how many updates it has had, begin_num_update included.
+        counter: of the parameter's version after the last of them.
         states: by context: one, or where each copy is updated by itself one for each copy.
     """
 
     parameter: StoredParameter
     dtype: np.dtype[Any]
     count: int
+    counter: int
     states: dict[Context, States] = field(default_factory=dict)
 
 
@@ -121,6 +123,9 @@ class Updates:
             MemoryLimitError: where a state or a buffer does not fit.
         """
         count = self.next_count(parameter)
+        known = self._entry(parameter)
+        # By set_data, a load and the like: else float32 copies of before would come back.
+        was_written = known is not None and known.counter != parameter.counter
         states: dict[Context, States] = {}
         targets: dict[Context, Buffer] = {}
         with naming(parameter.name):
@@ -140,6 +145,8 @@ class Updates:
                 ids, gradient = source()
                 backend = parameter.backend(context)
                 target = targets[context]
+                if was_written:
+                    self.rule.follow(backend, target, states[context])
                 self.rule.update(
                     backend,
                     target,
