@@ -111,6 +111,7 @@ def adopt(
 
 def _give_gradients(parameters: Sequence[Parameter]) -> None:
     """Ends that parameters are frozen."""
+    # As `initialize` has just been told.
     frozen = [
         parameter._link
         for parameter in parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from paramd.transport.records import PackedGradient
 __all__ = ["Array", "Stepper", "check_contexts"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+# How a gradient meets a trainer: there is no other way.
+_PUSH: Final = "by_grad_req"
 
 
 def check_contexts(session: Session, links: Sequence[Link]) -> list[StoredInfo]:
@@ -119,7 +122,8 @@ class Stepper:
             self.clock = clock
             raise
         self.clock = result.clock
-        self._residuals.update(residuals)
+        if not result.skipped:
+            self._residuals.update(residuals)
         if selectors and not received:
             received = session.calls.get_data(selectors, current, out=arrays)
         return {head.name: value for head, value in received if isinstance(value, np.ndarray)}
@@ -168,15 +172,14 @@ class Stepper:
         gradient = gradient_value(name, value, info.current.shape or ())
         if self._codec is None or isinstance(gradient, RowSparseRows):
             # As in MXNet, only dense gradients are compressed.
-            return TensorWrite(name, gradient)
+            return TensorWrite(name, gradient, mode=_PUSH)
         dense = gradient.astype(info.current.dtype, copy=False)
         if not np.isfinite(dense).all():
             # As it is: the server's policy decides, and the residual stays clean.
-            return TensorWrite(name, dense)
+            return TensorWrite(name, dense, mode=_PUSH)
         packed, residuals[name] = self._codec.compress(dense, self._residuals.get(name))
-        return TensorWrite(
-            name, PackedGradient(packed, dense.shape, dense.dtype, self._codec.threshold)
-        )
+        compressed = PackedGradient(packed, dense.shape, dense.dtype, self._codec.threshold)
+        return TensorWrite(name, compressed, mode=_PUSH)
 
     def _info(self, name: str) -> StoredInfo:
         """What can never change of a parameter, once it is initialized."""

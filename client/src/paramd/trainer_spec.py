@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -26,6 +27,8 @@ __all__ = [
 NON_FINITE_POLICIES: Final = ("apply", "skip", "error")
 WORKER_LOSS_POLICIES: Final = ("continue", "error")
 STEP_STATES: Final = ("committed", "staged", "ahead", "unknown")
+# The largest count that a double holds exactly, as `begin_num_update`.
+_MOST: Final = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,35 @@ class StatesManifest:
         learning_rate: the rate that was set last; None for the optimizer's own.
         num_updates: how many updates each parameter has had, by name.
         arrays: the header of each array, whose name is the parameter's, and the name of the state.
+
+    Raises:
+        ValueError: for a rate or a count that no trainer can have, or arrays that are no states.
     """
 
     optimizer: Optimizer
     learning_rate: float | None = None
     num_updates: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     arrays: tuple[tuple[TensorHead, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks what comes from files and from the wire."""
+        rate = self.learning_rate
+        if rate is not None and not 0.0 <= rate < math.inf:
+            raise ValueError(f"a learning rate is finite and at least 0, but got {rate!r}")
+        for name, count in self.num_updates.items():
+            # A file may have put anything here.
+            if type(count) is not int or not 0 <= count <= _MOST:
+                raise ValueError(
+                    f"parameter {name!r}: a count of updates is 0 to {_MOST}, but got {count!r:.40}"
+                )
+        places = set()
+        for head, state in self.arrays:
+            # bfloat16 is no subtype of NumPy's floats.
+            is_float = head.dtype.kind in "fV"
+            if head.stype != "default" or head.two_bit_threshold or not is_float:
+                raise ValueError(
+                    f"parameter {head.name!r}: the state {state!r:.40} is no dense array of floats"
+                )
+            if (head.name, state) in places:
+                raise ValueError(f"parameter {head.name!r}: the state {state!r:.40} comes twice")
+            places.add((head.name, state))

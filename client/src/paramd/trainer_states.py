@@ -94,12 +94,15 @@ def _decode(document: bytes, arrays: list[tuple[TensorInfo, int]], path: str) ->
         return StatesManifest(
             optimizer=from_document(fields["optimizer"]),
             learning_rate=None if rate is None else float(rate),
-            num_updates={str(name): int(count) for name, count in fields["num_updates"].items()},
+            num_updates=dict(fields["num_updates"]),
             arrays=tuple(_array(info, path) for info, _ in arrays),
         )
     except FileFormatError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError),
+        *(OverflowError, RecursionError),
+    ) as err:
         raise FileFormatError(f"{path}: the tensor {_DOCUMENT} is damaged: {err}") from err
 
 

@@ -157,7 +157,6 @@ class Connection:
                 each attempt.
             timeout: seconds, instead of the connection's own.
         """
-
         limit = self.options.timeout if timeout is None else timeout
 
         def send(attempt: Attempt, seconds: float) -> M:

@@ -53,7 +53,13 @@ def _as_sent(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
     value = write.value
     if isinstance(value, PackedGradient):
-        head = TensorHead(write.name, value.shape, value.dtype, two_bit_threshold=value.threshold)
+        head = TensorHead(
+            write.name,
+            value.shape,
+            value.dtype,
+            mode=write.mode,
+            two_bit_threshold=value.threshold,
+        )
         return head, [value.packed]
     if isinstance(value, RowSparseRows):
         ids = np.asarray(value.ids, dtype="<i8", order="C")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from paramd import lr_scheduler, optimizer
-from paramd.errors import InvalidArgumentError, InvalidStreamError
+from paramd.errors import InvalidArgumentError, InvalidStreamError, ParamdError
 from paramd.lr_scheduler import LRScheduler
 from paramd.optimizer import Optimizer
 from paramd.spec import TensorHead, check_name
@@ -228,12 +228,19 @@ def manifest_from_wire(
         if len(page.names) != len(page.num_updates):
             raise InvalidStreamError("a manifest has as many counts as names")
         for name, count in zip(page.names, page.num_updates, strict=True):
-            num_updates[check_name(name)] = count
+            if check_name(name) in num_updates:
+                raise InvalidStreamError(f"parameter {name!r} comes twice", parameter=name)
+            num_updates[name] = count
         arrays += [(head_from_wire(each.header), each.state) for each in page.arrays]
     first = pages[0]
-    return StatesManifest(
-        optimizer=optimizer_from_wire(first.optimizer),
-        learning_rate=first.learning_rate if first.HasField("learning_rate") else None,
-        num_updates=num_updates,
-        arrays=tuple(arrays),
-    )
+    try:
+        return StatesManifest(
+            optimizer=optimizer_from_wire(first.optimizer),
+            learning_rate=first.learning_rate if first.HasField("learning_rate") else None,
+            num_updates=num_updates,
+            arrays=tuple(arrays),
+        )
+    except ParamdError:
+        raise
+    except ValueError as err:
+        raise InvalidArgumentError(str(err)) from err

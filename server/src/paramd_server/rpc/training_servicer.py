@@ -9,7 +9,12 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
+from paramd.errors import (
+    InvalidArgumentError,
+    InvalidMessageError,
+    InvalidStreamError,
+    StatesMismatchError,
+)
 from paramd.trainer_spec import StepOptions, StepResult
 from paramd.v1 import training_service_pb2 as pb
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
@@ -41,7 +46,8 @@ from paramd_server.rpc.waiting import WaitingSlots
 
 __all__ = ["STEP_ANSWERS", "TrainingServicer"]
 
-_MAX_MANIFEST_PAGES: Final = 4096
+# Of one parameter: no optimizer has more.
+_MAX_STATES: Final = 4
 
 
 def _encode(result: StepResult) -> bytes:
@@ -254,7 +260,7 @@ class TrainingServicer:
         if (answer := self._operations.answered(operation)) is not None:
             return answer
         trainer = self._trainers.find(opened.trainer)
-        manifest = manifest_from_wire(_manifest_pages(messages))
+        manifest = manifest_from_wire(_manifest_pages(messages, len(trainer.spec.parameters)))
         stage = StatesStage(self._registry, trainer, manifest)
         receive_tensors(messages, pb.LoadStatesRequest, stage.place)
 
@@ -265,8 +271,9 @@ class TrainingServicer:
         return self._operations.run(operation, carry_out)
 
 
-def _manifest_pages(messages: Iterator[bytes]) -> list[pb.StatesManifest]:
+def _manifest_pages(messages: Iterator[bytes], num_parameters: int) -> list[pb.StatesManifest]:
     pages: list[pb.StatesManifest] = []
+    num_names = num_arrays = 0
     for message in messages:
         try:
             parsed = pb.LoadStatesRequest.FromString(message)
@@ -274,10 +281,20 @@ def _manifest_pages(messages: Iterator[bytes]) -> list[pb.StatesManifest]:
             raise InvalidMessageError(
                 f"{len(message)} bytes are no LoadStatesRequest message"
             ) from err
-        if parsed.WhichOneof("part") != "manifest" or len(pages) >= _MAX_MANIFEST_PAGES:
+        if parsed.WhichOneof("part") != "manifest":
             break
-        pages.append(parsed.manifest)
-        if parsed.manifest.last:
+        page = parsed.manifest
+        num_names += len(page.names)
+        num_arrays += len(page.arrays)
+        # Nobody counts the memory of pages, so they must not go on without end.
+        empty = not page.names and not page.arrays and not page.last
+        if empty or num_names > num_parameters or num_arrays > _MAX_STATES * num_parameters:
+            raise StatesMismatchError(
+                f"the trainer has {num_parameters} parameters with {_MAX_STATES} states each at "
+                f"most, but the manifest has {num_names} names and {num_arrays} arrays"
+            )
+        pages.append(page)
+        if page.last:
             return pages
     raise InvalidStreamError("optimizer states begin with the pages of their manifest")
 

@@ -134,6 +134,12 @@ class StepStage(TensorStage):
             raise InvalidArgumentError(
                 f"Parameter '{name}' is not one of trainer {self._spec.name!r}", parameter=name
             )
+        if head.mode != "by_grad_req":
+            raise InvalidStreamError(
+                f"Parameter '{name}': a gradient of a step is pushed, but its write mode is "
+                f"{head.mode!r}",
+                parameter=name,
+            )
         if head.context is not None:
             raise InvalidStreamError(
                 f"Parameter '{name}': a worker's gradient has no context", parameter=name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paramd.errors import InvalidStreamError, StatesMismatchError
 from paramd.spec import TensorHead
@@ -98,6 +98,11 @@ class StatesStage:
                 f"trainer {trainer.spec.name!r} has the optimizer {mine!r}, but the states are of "
                 f"{manifest.optimizer.name!r}"
             )
+        if manifest.learning_rate is not None and trainer.spec.optimizer.lr_scheduler is not None:
+            raise StatesMismatchError(
+                f"trainer {trainer.spec.name!r} has a learning rate scheduler, but the states come "
+                "with a rate that was set"
+            )
         for name in manifest.num_updates:
             if name not in trainer.spec.parameters:
                 raise StatesMismatchError(
@@ -116,11 +121,7 @@ class StatesStage:
         """Makes room for the next array. Raises InvalidStreamError, MemoryLimitError."""
         index = len(self._buffers)
         expected = self._manifest.arrays[index : index + 1]
-        if not expected or (head.name, head.shape, head.dtype) != (
-            expected[0][0].name,
-            expected[0][0].shape,
-            expected[0][0].dtype,
-        ):
+        if not expected or replace(head, mode="") != replace(expected[0][0], mode=""):
             raise InvalidStreamError(
                 f"Parameter '{head.name}': a state came that the manifest does not hold there",
                 parameter=head.name,
@@ -158,7 +159,7 @@ class StatesStage:
         parameter.check_initialized()
         each_copy = self._trainer.spec.update_each_copy
         contexts = list(parameter.copies)[: None if each_copy else 1]
-        states, replace = self._trainer.updates.prepare_load(
+        states, put = self._trainer.updates.prepare_load(
             parameter, self._manifest.num_updates[parameter.name], contexts
         )
         fills = [_prepare_fill(parameter, each, given) for each in states.values()]
@@ -166,7 +167,7 @@ class StatesStage:
         def commit() -> None:
             for fill in fills:
                 fill()
-            replace()
+            put()
 
         return commit
 

@@ -165,7 +165,7 @@ class Updates:
                 parameter.copies[context] = target
             parameter.counter += 1
             self._entries[parameter.name] = SteppedParameter(
-                parameter, parameter.current.dtype, count, states
+                parameter, parameter.current.dtype, count, parameter.counter, states
             )
             self.num_update = max(self.num_update, num_update)
 
@@ -197,7 +197,7 @@ class Updates:
 
         def replace() -> None:
             self._entries[parameter.name] = SteppedParameter(
-                parameter, parameter.current.dtype, count, states
+                parameter, parameter.current.dtype, count, parameter.counter, states
             )
             self.num_update = max(self.num_update, count)
 
