@@ -14,8 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("runtime", "dev", "proto", "conformance-oracle", "lock")
 TARGETS = (
-    *("help", "setup",
-    "frameworks", "demo", "test", "lint", "verify", "proto", "lock"),
+    *("help", "setup", "frameworks", "demo", "test", "lint", "verify", "proto", "lock"),
     *("conformance", "bench", "wheels", "clean"),
 )
 # Where packages come from is the business of the machine that installs them.
