@@ -60,9 +60,15 @@ class TrainingCalls:
 
     def describe(self, names: Sequence[str] = ()) -> list[TrainerInfo]:
         """Describes trainers; all of them where none is named."""
-        request = pb.ListTrainersRequest(names=names)
-        answer = self._connection.unary("ListTrainers", request, pb.ListTrainersResponse)
-        return [trainer_info_from_wire(each) for each in answer.trainers]
+        infos: list[TrainerInfo] = []
+        token = ""
+        while True:
+            request = pb.ListTrainersRequest(names=names, page_token=token)
+            answer = self._connection.unary("ListTrainers", request, pb.ListTrainersResponse)
+            infos += [trainer_info_from_wire(each) for each in answer.trainers]
+            token = answer.next_page_token
+            if not token:
+                return infos
 
     def delete(self, name: str) -> None:
         """Removes a trainer with its optimizer states."""

@@ -36,16 +36,20 @@ class DeclareTrainerResponse(_message.Message):
     def __init__(self, trainer: _Optional[_Union[_trainer_pb2.TrainerInfo, _Mapping]] = ...) -> None: ...
 
 class ListTrainersRequest(_message.Message):
-    __slots__ = ("names",)
+    __slots__ = ("names", "page_token")
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+    page_token: str
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListTrainersResponse(_message.Message):
-    __slots__ = ("trainers",)
+    __slots__ = ("trainers", "next_page_token")
     TRAINERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     trainers: _containers.RepeatedCompositeFieldContainer[_trainer_pb2.TrainerInfo]
-    def __init__(self, trainers: _Optional[_Iterable[_Union[_trainer_pb2.TrainerInfo, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, trainers: _Optional[_Iterable[_Union[_trainer_pb2.TrainerInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteTrainerRequest(_message.Message):
     __slots__ = ("operation", "trainer")

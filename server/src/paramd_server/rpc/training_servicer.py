@@ -16,6 +16,7 @@ from paramd.errors import (
     StatesMismatchError,
 )
 from paramd.trainer_spec import StepOptions, StepResult
+from paramd.v1 import trainer_pb2
 from paramd.v1 import training_service_pb2 as pb
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from paramd.wire.training import (
@@ -35,7 +36,12 @@ from paramd_server.core.training.members import Members
 from paramd_server.core.training.states import StatesStage, open_states
 from paramd_server.core.training.trainer import Answers, Push, StoredTrainer
 from paramd_server.core.training.trainers import Trainers
-from paramd_server.rpc.readings import current_context, reading_messages, selectors_from_wire
+from paramd_server.rpc.readings import (
+    check_count,
+    current_context,
+    reading_messages,
+    selectors_from_wire,
+)
 from paramd_server.rpc.requests import (
     check_identity,
     first_message,
@@ -46,6 +52,8 @@ from paramd_server.rpc.waiting import WaitingSlots
 
 __all__ = ["STEP_ANSWERS", "TrainingServicer"]
 
+# A list of trainers goes on in another page after that many bytes.
+_PAGE_BYTES: Final = 1 << 20
 # Of one parameter: no optimizer has more.
 _MAX_STATES: Final = 4
 
@@ -103,13 +111,22 @@ class TrainingServicer:
         self, request: pb.ListTrainersRequest, _context: grpc.ServicerContext
     ) -> pb.ListTrainersResponse:
         """Describes trainers."""
-        if request.names:
-            trainers = [self._trainers.find(name) for name in request.names]
+        names = list(request.names)
+        check_count(len(names))
+        if len(set(names)) < len(names):
+            raise InvalidArgumentError("a trainer is named twice in one question")
+        if names:
+            trainers = [self._trainers.find(name) for name in names]
         else:
-            trainers = self._trainers.all()
-        return pb.ListTrainersResponse(
-            trainers=[trainer_info_to_wire(each.info()) for each in trainers]
-        )
+            trainers = self._trainers.after(request.page_token)
+        page: list[trainer_pb2.TrainerInfo] = []
+        size = 0
+        for trainer in trainers:
+            page.append(trainer_info_to_wire(trainer.info()))
+            size += page[-1].ByteSize()
+            if not names and size > _PAGE_BYTES and trainer is not trainers[-1]:
+                return pb.ListTrainersResponse(trainers=page, next_page_token=trainer.spec.name)
+        return pb.ListTrainersResponse(trainers=page)
 
     def DeleteTrainer(
         self, request: pb.DeleteTrainerRequest, _context: grpc.ServicerContext
@@ -158,7 +175,8 @@ class TrainingServicer:
         operation = operation_from_wire(opened.operation)
         trainer = self._trainers.find(opened.trainer)
         current = current_context(opened)
-        if self._operations.answered(operation) is None:
+        # A push that waits in a round is not taken a second time: it would need memory twice.
+        if not trainer.knows(operation):
             with open_values(self._registry, selectors, current):
                 # What cannot be pulled is told before anything is applied.
                 pass

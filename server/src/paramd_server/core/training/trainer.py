@@ -331,6 +331,11 @@ class StoredTrainer:
                 return StepResult("staged", self.clock)
             return self._answers.decode(answered)
 
+    def knows(self, operation: Operation) -> bool:
+        """Whether a push has been answered, or waits in a round."""
+        with self.condition:
+            return self._operations.answered(operation) is not None or self._stages(operation)
+
     def wait(self, operation: Operation, wait_s: float) -> StepResult:
         """How a push stands, after a moment if it has to wait.
 
@@ -360,8 +365,7 @@ class StoredTrainer:
         if answered is not None:
             return self._standing(operation.identity, self._answers.decode(answered))
         self.check_there()
-        staged = any(push.operation == operation for _, push in self._staged.values())
-        if not staged:
+        if not self._stages(operation):
             return StepResult("unknown", self.clock)
         if operation.identity not in self._participants:
             raise LeaseEndedError(
@@ -422,6 +426,9 @@ class StoredTrainer:
         except BaseException:
             self._unstage(operation)
             raise
+
+    def _stages(self, operation: Operation) -> bool:
+        return any(push.operation == operation for _, push in self._staged.values())
 
     def _unstage(self, operation: Operation) -> None:
         for worker, (_, push) in list(self._staged.items()):

@@ -94,6 +94,19 @@ class Trainers:
         with self._lock:
             return list(self._trainers.values())
 
+    def after(self, name: str) -> list[StoredTrainer]:
+        """The trainers that were made after one; all of them for ''.
+
+        Raises:
+            InvalidArgumentError: where that one has been deleted meanwhile.
+        """
+        with self._lock:
+            names = list(self._trainers)
+            if name and name not in self._trainers:
+                raise InvalidArgumentError(f"the page token {name[:80]!r} is not valid any more")
+            start = names.index(name) + 1 if name else 0
+            return [self._trainers[each] for each in names[start:]]
+
     def delete(self, name: str) -> None:
         """Removes a trainer with its states. Raises TrainerNotFoundError."""
         trainer = self.find(name)
@@ -102,6 +115,8 @@ class Trainers:
         trainer.delete()
 
     def _check(self, spec: TrainerSpec) -> None:
+        if not spec.parameters:
+            raise InvalidArgumentError(f"trainer {spec.name!r} has no parameters")
         self._world.registry.describe(spec.parameters)
         if spec.update_each_copy and spec.distributed:
             raise InvalidArgumentError(
