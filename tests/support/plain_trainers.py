@@ -20,7 +20,8 @@ from paramd_server.core.registry import Registry
 from paramd_server.core.training.buffers import BufferSteps
 from paramd_server.core.training.gradients import StepStage
 from paramd_server.core.training.members import Members
-from paramd_server.core.training.trainer import Push, StoredTrainer, World
+from paramd_server.core.training.pushes import Push
+from paramd_server.core.training.trainer import StoredTrainer, World
 from paramd_server.core.training.trainers import Trainers
 from paramd_server.core.workers import Workers
 from paramd_server.rpc.training_servicer import STEP_ANSWERS
@@ -29,6 +30,7 @@ Array = np.ndarray[Any, Any]
 # Dense, or ids and rows.
 Gradient = Array | tuple[Sequence[int], Array]
 LEASE_S: Final = 10.0
+CPU: Final = cpu(0)
 
 
 class Clock:
@@ -77,7 +79,7 @@ class Plant:
         shape: tuple[int, ...],
         *,
         init: str = "zero",
-        contexts: Sequence[Context] = (cpu(0),),
+        contexts: Sequence[Context] = (CPU,),
         **attributes: Any,
     ) -> None:
         """A parameter with a value."""
@@ -85,7 +87,7 @@ class Plant:
         entry = InitializeEntry(name, InitializerSpec(init), 1, 0)
         initialize(self.registry, [entry], list(contexts), force_reinit=False)
 
-    def value(self, name: str, context: Context = cpu(0)) -> Array:
+    def value(self, name: str, context: Context = CPU) -> Array:
         """A copy of a copy."""
         with self.registry.hold([name]) as (parameter,):
             return parameter.backend(context).host(parameter.copies[context]).copy()

@@ -296,6 +296,10 @@ class RawClient:
         assert isinstance(answer, session_service_pb2.JoinResponse)
         return answer
 
+    def leave(self) -> None:
+        """Leaves the workers, so that nobody waits for this one."""
+        self.call("Leave", session_service_pb2.LeaveRequest(identity=self.identity))
+
     def join_trainer(self, trainer: str) -> int:
         """Joins a trainer: the clock."""
         request = training_service_pb2.JoinTrainerRequest(identity=self.identity, trainer=trainer)

@@ -111,9 +111,7 @@ def test_a_round_is_what_one_optimizer_makes_of_the_sum(name: str, dtype: str) -
                 round_w=dense[rank].copy(),
                 round_t=tables[rank],
             )
-        plant.push(
-            alone, "alone", batch_size=4, alone_w=summed(dense), alone_t=summed(tables)
-        )
+        plant.push(alone, "alone", batch_size=4, alone_w=summed(dense), alone_t=summed(tables))
         for kind in "wt":
             ours, theirs = plant.value(f"round_{kind}"), plant.value(f"alone_{kind}")
             assert np.isfinite(theirs).all()

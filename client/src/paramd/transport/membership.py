@@ -47,7 +47,6 @@ class Membership:
         self._lock = threading.Lock()
         self._identity = b""
         self._rank = 0
-        self._num_workers = 1
         self._ended = threading.Event()
 
     @property

@@ -33,8 +33,9 @@ from paramd_server.core.registry import Registry
 from paramd_server.core.training.buffers import BufferSteps
 from paramd_server.core.training.gradients import StepStage
 from paramd_server.core.training.members import Members
+from paramd_server.core.training.pushes import Answers, Push
 from paramd_server.core.training.states import StatesStage, open_states
-from paramd_server.core.training.trainer import Answers, Push, StoredTrainer
+from paramd_server.core.training.trainer import StoredTrainer
 from paramd_server.core.training.trainers import Trainers
 from paramd_server.rpc.readings import (
     check_count,

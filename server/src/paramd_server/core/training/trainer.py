@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from paramd.context import Context
 from paramd.errors import (
-    ClockMismatchError,
     InvalidArgumentError,
     LeaseEndedError,
-    ParamdError,
     ScheduledLearningRateError,
     StaleGradientError,
     TrainerNotFoundError,
-    WorkerLostError,
-    WorkerNotJoinedError,
 )
 from paramd.trainer_spec import StepOptions, StepResult, TrainerInfo, TrainerSpec, TrainerWorker
 from paramd_server.arrays.backend import Buffer
@@ -28,55 +24,21 @@ from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.gradients import (
     Contribution,
     GradientSource,
-    PushedGradient,
     check_trainable,
     non_finite_error,
     prepare_sum,
 )
 from paramd_server.core.training.members import Member, Members
+from paramd_server.core.training.participants import Participant, Participants
+from paramd_server.core.training.pushes import Answers, MisfitError, Push, check_fits
 from paramd_server.core.training.updates import Rates, Updates
 from paramd_server.core.workers import Workers
 from paramd_server.core.writing import Action
 
-__all__ = ["Answers", "Push", "StoredTrainer", "World"]
+__all__ = ["StoredTrainer", "World"]
 
 # A waiter looks again at least that often.
 _LOOK_S: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Answers:
-    """How the result of a step is kept in the window of operations.
-
-    Attributes:
-        encode: to bytes.
-        decode: from bytes.
-    """
-
-    encode: Callable[[StepResult], bytes]
-    decode: Callable[[bytes], StepResult]
-
-
-@dataclass(frozen=True)
-class Push:
-    """One worker's part of a step.
-
-    Attributes:
-        operation: identifies it; its identity is the worker's incarnation.
-        options: how the step is made.
-        gradients: by name of the parameter; empty of a push that is skipped.
-        non_finite: the name of a gradient that is NaN or infinite somewhere, or ''.
-    """
-
-    operation: Operation
-    options: StepOptions
-    gradients: Mapping[str, PushedGradient]
-    non_finite: str = ""
-
-    @property
-    def identity(self) -> bytes:
-        """Of the worker that sends it."""
-        return self.operation.identity
 
 
 @dataclass(frozen=True)
@@ -96,38 +58,6 @@ class World:
     operations: OperationWindow
     answers: Answers
     workers: Workers
-
-
-@dataclass
-class _Participant:
-    """A worker of this trainer whose lease holds."""
-
-    member: Member
-    clock: int
-
-
-class _MisfitError(Exception):
-    """A push that does not fit its parameters any more, since they were made anew.
-
-    Args:
-        push: the push.
-        error: what its worker is told.
-    """
-
-    def __init__(self, push: Push, error: ParamdError) -> None:
-        super().__init__(str(error))
-        self.push = push
-        self.error = error
-
-
-def _check_fits(parameter: StoredParameter, push: Push) -> None:
-    gradient = push.gradients.get(parameter.name)
-    if gradient is None:
-        return
-    try:
-        gradient.check_fits(parameter)
-    except ParamdError as err:
-        raise _MisfitError(push, err) from err
 
 
 @dataclass
@@ -161,12 +91,9 @@ class StoredTrainer:
         # What 2-bit compression of the gradient buffers left over, by parameter and context.
         self.residuals: dict[tuple[str, Context], Buffer] = {}
         self._tally = _Tally()
-        self._gathered = spec.num_workers == 0
-        self._participants: dict[bytes, _Participant] = {}
+        self._participants = Participants(spec)
         # By the worker's name: the second push of a round takes the place of the first.
         self._staged: dict[str, tuple[Member, Push]] = {}
-        # Rank by name, of those whose leases ended where that stops the others.
-        self._lost: dict[str, int] = {}
         self._registry = world.registry
         self._members = world.members
         self._operations = world.operations
@@ -188,9 +115,7 @@ class StoredTrainer:
                         each.clock,
                         each.member.worker in self._staged,
                     )
-                    for each in sorted(
-                        self._participants.values(), key=lambda each: each.member.rank
-                    )
+                    for each in self._participants.all()
                 ),
                 num_non_finite=self._tally.num_non_finite,
                 num_skipped=self._tally.num_skipped,
@@ -230,28 +155,19 @@ class StoredTrainer:
             return {
                 "learning_rate": self.learning_rate,
                 "clock": self.clock,
-                "gathered": self._gathered,
                 "tally": asdict(self._tally),
-                "lost": dict(self._lost),
-                "clocks": {
-                    identity.hex(): each.clock for identity, each in self._participants.items()
-                },
+                "participants": self._participants.document(),
             }
 
     def restore_progress(self, document: Mapping[str, Any]) -> None:
         """Takes up what `progress` gave. The workers have been restored before."""
         rate = document["learning_rate"]
-        members = {each.identity: each for each in self._members.all()}
+        members = self._members.all()
         with self.condition:
             self.learning_rate = None if rate is None else float(rate)
             self.clock = int(document["clock"])
-            self._gathered = bool(document["gathered"])
             self._tally = _Tally(**document["tally"])
-            self._lost = {str(name): int(rank) for name, rank in document["lost"].items()}
-            for text, clock in document["clocks"].items():
-                member = members.get(bytes.fromhex(text))
-                if member is not None:
-                    self._participants[member.identity] = _Participant(member, int(clock))
+            self._participants.restore(document["participants"], members)
 
     # Workers
 
@@ -274,33 +190,18 @@ class StoredTrainer:
                 raise LeaseEndedError(
                     f"trainer {self.spec.name!r}: worker {member.worker} has gone while it joined"
                 )
-            participant = self._participants.get(identity)
-            if participant is None:
-                participant = _Participant(member, self._current_clock())
-                self._participants[identity] = participant
+            participant, is_new = self._participants.join(member, self.clock)
+            if is_new:
                 # It pushes for this clock itself: what it pushed before it went must not count.
                 self._staged.pop(member.worker, None)
-            self._lost.pop(member.worker, None)
-            if len(self._participants) >= self.spec.num_workers:
-                self._gathered = True
             self.condition.notify_all()
             return member, participant.clock
 
     def leave(self, identity: bytes, *, lost: bool = False) -> None:
         """Lets a worker go. A push of its that waits in a round stays in it, until it is back."""
         with self.condition:
-            participant = self._participants.pop(identity, None)
-            if participant is None:
-                return
-            if lost and self.spec.worker_loss == "error":
-                self._lost[participant.member.worker] = participant.member.rank
-            self.condition.notify_all()
-
-    def _current_clock(self) -> int:
-        """The clock of a worker that comes: nobody is to wait for it longer than for the others."""
-        if self.spec.synchronous or not self._participants:
-            return self.clock
-        return min(each.clock for each in self._participants.values())
+            if self._participants.leave(identity, lost=lost):
+                self.condition.notify_all()
 
     # Steps
 
@@ -367,7 +268,7 @@ class StoredTrainer:
         self.check_there()
         if not self._stages(operation):
             return StepResult("unknown", self.clock)
-        if operation.identity not in self._participants:
+        if self._participants.find(operation.identity) is None:
             raise LeaseEndedError(
                 f"trainer {self.spec.name!r}: the lease of this worker ended while it waited: call "
                 "join() to come back with the current clock"
@@ -384,12 +285,12 @@ class StoredTrainer:
         if not staleness or not self.spec.distributed:
             return result
         with self.condition:
-            if identity not in self._participants:
+            slowest = self._participants.slowest()
+            if self._participants.find(identity) is None or slowest is None:
                 return result
-            if self._lost:
+            if self._participants.anybody_lost:
                 # What is committed is not told as a failure: the next step of this worker fails.
                 return result
-            slowest = min(each.clock for each in self._participants.values())
         return replace(result, state="ahead") if result.clock - slowest > staleness else result
 
     def _apply_alone(self, push: Push) -> bytes:
@@ -399,26 +300,26 @@ class StoredTrainer:
             participant = None
             if self.spec.distributed:
                 participant = self._check_turn(push)
-                self._check_nobody_lost()
+                self._participants.check_nobody_lost()
             self._check_finite(push)
             self._check_complete(push)
             try:
                 self._commit([push])
-            except _MisfitError as err:
+            except MisfitError as err:
                 raise err.error from None
             clock = self.clock = self._tally.num_steps
             if participant is not None:
                 clock = participant.clock = participant.clock + 1
-                self.clock = max(each.clock for each in self._participants.values())
+                self.clock = self._participants.fastest()
             self.condition.notify_all()
             return self._answers.encode(StepResult("committed", clock, self._skips(push)))
 
     def _try_round_for(self, operation: Operation) -> None:
         """Commits the round where it can be; who is told that it failed has no push in it."""
         try:
-            self._check_nobody_lost()
+            self._participants.check_nobody_lost()
             self._try_round()
-        except _MisfitError as err:
+        except MisfitError as err:
             # Its worker is told that the push is unknown, sends it again, and learns why.
             self._unstage(err.push.operation)
             if err.push.operation == operation:
@@ -437,16 +338,14 @@ class StoredTrainer:
 
     def _try_round(self) -> None:
         """Commits the round where every worker's push is in."""
-        workers = {each.member.worker for each in self._participants.values()}
-        if not self._gathered or not self._staged or not workers <= self._staged.keys():
+        if not self._staged or not self._participants.have_all(self._staged):
             return
         staged = sorted(self._staged.values(), key=lambda each: each[0].rank)
         pushes = [push for _, push in staged]
         self._commit(pushes)
         self._staged.clear()
         self.clock += 1
-        for participant in self._participants.values():
-            participant.clock = self.clock
+        self._participants.set_clocks(self.clock)
         for push in pushes:
             result = StepResult("committed", self.clock, self._skips(push))
             self._operations.record(push.operation, self._answers.encode(result))
@@ -467,7 +366,7 @@ class StoredTrainer:
             for parameter in parameters:
                 check_trainable(parameter)
                 for push in counted:
-                    _check_fits(parameter, push)
+                    check_fits(parameter, push)
             sources = [
                 {next(iter(each.copies)): prepare_sum(each, contributions[each.name])}
                 for each in parameters
@@ -543,31 +442,9 @@ class StoredTrainer:
         if self.deleted:
             raise TrainerNotFoundError(f"trainer {self.spec.name!r} has been deleted")
 
-    def _check_nobody_lost(self) -> None:
-        if self._lost:
-            names = ", ".join(f"{worker} (rank {rank})" for worker, rank in self._lost.items())
-            raise WorkerLostError(
-                f"trainer {self.spec.name!r}: the lease of worker {names} ended; steps go on when "
-                "it has come back under the same name"
-            )
-
-    def _check_turn(self, push: Push) -> _Participant:
+    def _check_turn(self, push: Push) -> Participant:
         self.check_there()
-        participant = self._participants.get(push.identity)
-        if participant is None:
-            raise WorkerNotJoinedError(
-                f"trainer {self.spec.name!r}: this worker has not joined it, or its lease ended: "
-                "call join() first"
-            )
-        clock = push.options.clock
-        if clock != participant.clock:
-            direction = "backwards" if clock < participant.clock else "ahead"
-            raise ClockMismatchError(
-                f"trainer {self.spec.name!r}: worker {participant.member.worker} has committed "
-                f"{participant.clock} steps, but its push says {clock}: a clock that goes "
-                f"{direction}"
-            )
-        return participant
+        return self._participants.check_turn(push.identity, push.options.clock)
 
     def _check_complete(self, push: Push) -> None:
         if push.options.ignore_stale_grad:
