@@ -54,12 +54,14 @@ class Trainer:
             one by one.
         staleness: with 'dist_async', how many steps a worker may be ahead of the slowest one;
             None for any number.
-        num_workers: the first step waits until that many workers have joined. None: that of
-            `connect`, else `PARAMD_NUM_WORKERS`, else nobody is waited for.
+        num_workers: the first synchronous round waits until that many workers have joined, and
+            with `staleness` those that are to come count like the slowest; without it nobody waits.
+            None: that of `connect`, else `PARAMD_NUM_WORKERS`, else nobody is waited for.
         non_finite: what becomes of a step in which a gradient is NaN or infinite: 'apply', 'skip'
             (it counts as one without gradients) or 'error'. Each is counted.
         on_worker_loss: what happens when the lease of a worker ends: 'continue' lets the others go
-            on, with 'error' their steps raise WorkerLostError until it is back.
+            on, with 'error' their steps raise WorkerLostError until it is back under its name, or
+            another has its rank.
         name: of the trainer on the cluster; by default made of the parameters' names.
         session: None for that of the parameters.
 

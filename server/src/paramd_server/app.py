@@ -111,6 +111,7 @@ class Server:
             self._take_up(self._store)
         self.addresses = tuple(self._bind(address) for address in self._config.listen)
         self._server.start()
+        self._members.begin_leases()
         for name in ("", *(service.full_name for service in _SERVICES)):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -182,13 +183,19 @@ class Members:
             }
 
     def restore(self, document: Any) -> None:
-        """Takes up what `document` gave; each lease begins anew."""
+        """Takes up what `document` gave. No lease ends before `begin_leases`."""
         with self._lock:
             self._ranks = OrderedDict(document["ranks"])
             for identity, worker, rank, lease_s in document["members"]:
                 member = Member(bytes.fromhex(identity), worker, rank, lease_s)
                 self._members[member.identity] = member
-                self._until[member.identity] = self._clock() + lease_s
+                self._until[member.identity] = math.inf
+
+    def begin_leases(self) -> None:
+        """Lets all leases begin anew: from now on workers can be heard."""
+        with self._lock:
+            for identity, member in self._members.items():
+                self._until[identity] = self._clock() + member.lease_s
 
     def _remove(self, identity: bytes, why: str) -> Member | None:
         member = self._members.pop(identity, None)

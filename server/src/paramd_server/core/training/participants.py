@@ -65,7 +65,12 @@ class Participants:
             slowest = None if self._spec.synchronous else self.slowest()
             participant = Participant(member, clock if slowest is None else slowest)
             self._there[member.identity] = participant
-        self._lost.pop(member.worker, None)
+        # Itself, or whoever takes its place.
+        self._lost = {
+            worker: rank
+            for worker, rank in self._lost.items()
+            if worker != member.worker and rank != member.rank
+        }
         if len(self._there) >= self._spec.num_workers:
             self._gathered = True
         return participant, is_new
@@ -80,6 +85,11 @@ class Participants:
     def slowest(self) -> int | None:
         """The lowest clock; None where nobody is there."""
         return min((each.clock for each in self._there.values()), default=None)
+
+    def awaited(self) -> int:
+        """The clock that nobody may be too far ahead of: 0 until enough workers have come."""
+        slowest = self.slowest()
+        return 0 if slowest is None or not self._gathered else slowest
 
     def fastest(self) -> int:
         """The highest clock of those who are there."""
@@ -107,7 +117,7 @@ class Participants:
             names = ", ".join(f"{worker} (rank {rank})" for worker, rank in self._lost.items())
             raise WorkerLostError(
                 f"trainer {self._spec.name!r}: the lease of worker {names} ended; steps go on when "
-                "it has come back under the same name"
+                "it has come back under the same name, or another has its rank"
             )
 
     def check_turn(self, identity: bytes, clock: int) -> Participant:

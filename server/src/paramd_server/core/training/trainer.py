@@ -285,13 +285,13 @@ class StoredTrainer:
         if not staleness or not self.spec.distributed:
             return result
         with self.condition:
-            slowest = self._participants.slowest()
-            if self._participants.find(identity) is None or slowest is None:
+            if self._participants.find(identity) is None:
                 return result
             if self._participants.anybody_lost:
                 # What is committed is not told as a failure: the next step of this worker fails.
                 return result
-        return replace(result, state="ahead") if result.clock - slowest > staleness else result
+            ahead = result.clock - self._participants.awaited()
+        return replace(result, state="ahead") if ahead > staleness else result
 
     def _apply_alone(self, push: Push) -> bytes:
         """A push that waits for nobody."""
