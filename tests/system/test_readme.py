@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), 
 
 
 def test_the_readme_has_its_examples() -> None:
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
 
 
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
@@ -50,7 +50,9 @@ def test_a_member_of_gluon_is_in_the_table(owner: str, member: str) -> None:
     assert in_the_table(owner if member == "__init__" else member), f"{owner}.{member}"
 
 
-@pytest.mark.parametrize("cls", [paramd.Parameter, paramd.Constant, paramd.ParameterDict])
+@pytest.mark.parametrize(
+    "cls", [paramd.Parameter, paramd.Constant, paramd.ParameterDict, paramd.Trainer]
+)
 def test_a_public_member_is_in_the_table(cls: type) -> None:
     public = [name for name in dir(cls) if not name.startswith("_")]
     assert [name for name in public if not in_the_table(name)] == []
