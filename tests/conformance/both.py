@@ -58,7 +58,7 @@ class Both:
     Args:
         oracle: the running MXNet.
         paramd: an interpreter on paramd.
-        forget: deletes every parameter from paramd's server.
+        forget: deletes every trainer and parameter from paramd's server.
     """
 
     def __init__(self, oracle: Oracle, paramd: Interpreter, forget: Any) -> None:

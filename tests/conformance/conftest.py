@@ -1,4 +1,4 @@
-"""The oracle, an embedded server, and both side by side."""
+"""The oracle, a server, and both side by side."""
 
 from __future__ import annotations
 
@@ -50,12 +50,19 @@ def both(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     import paramd
     from tests.conformance.interpreter import Interpreter
     from tests.conformance.paramd_library import ParamdLibrary
+    from tests.support.server_process import serve
 
     folder = str(tmp_path_factory.mktemp("paramd"))
-    with paramd.connect("local") as session:
+    with (
+        serve(tmp_path_factory.mktemp("server")) as server,
+        paramd.connect(server.address) as second,
+        paramd.connect(server.address) as session,
+    ):
 
         def forget() -> None:
+            for trainer in session.trainers():
+                session.delete_trainer(trainer.spec.name)
             for name in list(session.parameters()):
                 session.delete(name)
 
-        yield Both(oracle, Interpreter(ParamdLibrary(), folder), forget)
+        yield Both(oracle, Interpreter(ParamdLibrary((session, second)), folder), forget)

@@ -5,7 +5,7 @@ Every claim needs a case (`cases/`) or a difference on purpose (`differences/`) 
 
 from __future__ import annotations
 
-__all__ = ["LATER", "LINES"]
+__all__ = ["LINES"]
 
 LINES: dict[str, str] = {
     # Contexts
@@ -118,9 +118,22 @@ LINES: dict[str, str] = {
     "dict.5g": "load is all or nothing",
     "dict.5h": "a rank that differs is an error",
     "dict.6": "setattr, zero_grad, reset_ctx, list_ctx, initialize work on all parameters",
-}
-
-# Lines that another part of the work has to cover, and which.
-LATER: dict[str, str] = {
-    "trainer.1": "issue 3",
+    # Trainer
+    "trainer.1a": "step updates every copy by the sum of the gradient buffers",
+    "trainer.1b": "allreduce_grads puts the sum into every buffer, update uses them",
+    "trainer.1c": "learning_rate and set_learning_rate, also with a schedule",
+    "trainer.1d": "optimizer",
+    "trainer.1e": "save_states and load_states go on where they were",
+    "trainer.1f": "the parameters of a dictionary are ordered by key",
+    "trainer.1g": "all parameters need the same contexts",
+    "trainer.1h": "what MXNet forbids raises what it raises",
+    "trainer.1i": "pushes add up over workers",
+    "trainer.1j": "lr_mult and wd_mult take effect at once, also after load_states",
+    "trainer.1k": "row_sparse updates are lazy: the other rows keep momentum, without weight decay",
+    "trainer.1l": "lazy_update=False equals dense",
+    "trainer.1m": "kvstore is 'local', 'device', 'nccl', 'dist_sync', 'dist_device_sync' or None",
+    "trainer.1n": "update_on_kvstore",
+    "trainer.1o": "a stale gradient is a UserWarning, or passed over with ignore_stale_grad",
+    "trainer.1p": "2-bit compression has MXNet's numbers and residual",
+    "trainer.1q": "optimizers that do not exist are refused by name",
 }

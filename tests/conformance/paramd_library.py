@@ -1,8 +1,11 @@
-"""paramd as a `Library`: a session on an embedded server, in the test process."""
+"""paramd as a `Library`: sessions with a server, in the test process."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,19 +30,71 @@ def _train(_: object) -> None:
     """Where MXNet needs a Trainer, paramd needs nothing."""
 
 
+def _backward_wrote(*_: object) -> None:
+    """Where MXNet wants to see autograd, every write to a gradient counts."""
+
+
+class ClusterTrainer:
+    """A distributed trainer with the trainers of all its workers."""
+
+    def __init__(
+        self,
+        sessions: Sequence[paramd.Session],
+        parameters: Sequence[paramd.Parameter],
+        *args: Any,
+        workers: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self._trainers = [
+            paramd.Trainer(parameters, *args, session=session, num_workers=workers, **kwargs)
+            for session in sessions[:workers]
+        ]
+
+    def step(self, batch_size: float, gradients: Sequence[Mapping[str, Any]]) -> None:
+        """A step by the gradients of each worker, by name."""
+        with ThreadPoolExecutor(len(self._trainers)) as pool:
+            steps = [
+                pool.submit(trainer.step, batch_size, grads=of_worker)
+                for trainer, of_worker in zip(self._trainers, gradients, strict=True)
+            ]
+            for step in steps:
+                step.result()
+
+    def step_by_buffers(self, batch_size: float) -> None:
+        self._trainers[0].step(batch_size)
+
+    def allreduce_grads(self) -> None:
+        self._trainers[0].allreduce_grads()
+
+    def update(self, batch_size: float) -> None:
+        self._trainers[0].update(batch_size)
+
+
 class ParamdLibrary:
-    """paramd."""
+    """paramd.
+
+    Args:
+        sessions: with one server, one for each worker that a program may have. The first serves
+            everything else.
+    """
 
     array_types: tuple[type, ...] = (paramd.NDArray,)
     parameter_types: tuple[type, ...] = (paramd.Parameter,)
     initializer_types: tuple[type, ...] = (paramd.init.Initializer,)
 
+    def __init__(self, sessions: Sequence[paramd.Session]) -> None:
+        self._sessions = sessions
+
     def resolve(self, name: str) -> Any:
         """Gives what paramd offers under a dotted name."""
-        if name == "LinearInitializer":
-            return LinearInitializer
-        if name == "train":
-            return _train
+        own = {
+            "LinearInitializer": LinearInitializer,
+            "train": _train,
+            "backward_wrote": _backward_wrote,
+            "ClusterTrainer": partial(ClusterTrainer, self._sessions),
+        }
+        if name in own:
+            return own[name]
         owner: Any = paramd
         for part in name.split("."):
             owner = getattr(owner, part)

@@ -204,7 +204,8 @@ class Program:
         """Compares the steps written inside more loosely.
 
         Args:
-            how: arrays by 'distribution' or 'shape', a list as 'unordered', an error by 'class'.
+            how: arrays by 'distribution' or 'shape', or as 'close' as `compare` says, a list as
+                'unordered', an error by 'class'.
         """
         self._loose, before = how, self._loose
         yield

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["describe_members"]
 
-_CLASSES = ("Parameter", "Constant", "ParameterDict", "Context")
+_CLASSES = ("Parameter", "Constant", "ParameterDict", "Trainer", "Context")
 _INITIALIZERS = (
     "Initializer",
     "Zero",

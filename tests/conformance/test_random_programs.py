@@ -9,10 +9,12 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 
 from tests.conformance.both import Both, Counts, report
 from tests.conformance.generator import programs
 from tests.conformance.program import Program
+from tests.conformance.training_generator import training_programs
 
 _EXAMPLES = int(os.environ.get("PARAMD_CONFORMANCE_EXAMPLES", "300"))
 _SEED = int(os.environ.get("PARAMD_CONFORMANCE_SEED", "20190520"))
@@ -37,22 +39,44 @@ IN_SCOPE = frozenset(
 )  # fmt: skip
 
 
+TRAINING = frozenset(
+    {f"Trainer.{name}" for name in (
+        "step", "allreduce_grads", "update", "learning_rate", "set_learning_rate", "save_states",
+        "load_states",
+    )}
+    | {"Trainer", "ParameterDict.load_dict", "ParameterDict.setattr", "Parameter.set_data"}
+)  # fmt: skip
+
+
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("strategy", "in_scope", "examples"),
+    [
+        pytest.param(programs(), IN_SCOPE, _EXAMPLES, id="parameters"),
+        # These are longer, and each of their calls comes up often.
+        pytest.param(training_programs(), TRAINING, -(-_EXAMPLES // 3), id="training"),
+    ],
+)
 def test_random_programs_go_the_same_on_both(
-    both: Both, counts: Counts, capsys: pytest.CaptureFixture[str]
+    both: Both,
+    counts: Counts,
+    capsys: pytest.CaptureFixture[str],
+    strategy: SearchStrategy[Program],
+    in_scope: frozenset[str],
+    examples: int,
 ) -> None:
     random = Counts()
 
     @seed(_SEED)
     @settings(
-        max_examples=_EXAMPLES,
+        max_examples=examples,
         deadline=None,
         database=None,
         print_blob=False,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(programs())
+    @given(strategy)
     def run(program: Program) -> None:
         differences = both.compare(program, random)
         assert not differences, report(program, differences)
@@ -64,4 +88,4 @@ def test_random_programs_go_the_same_on_both(
             print(f"\n{random.programs} random programs of {random.steps} steps, seed {_SEED}")
         counts.merge(random)
     if _EXAMPLES >= _ENOUGH:
-        assert sorted(IN_SCOPE - set(random.members)) == []
+        assert sorted(in_scope - set(random.members)) == []

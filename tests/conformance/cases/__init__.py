@@ -10,6 +10,8 @@ from tests.conformance.cases import (
     handles,
     initialize,
     row_sparse,
+    trainer,
+    training,
     values,
 )
 from tests.conformance.cases.case import Case
@@ -25,4 +27,6 @@ CASES: tuple[Case, ...] = (
     *constant.CASES,
     *dictionary.CASES,
     *files.CASES,
+    *trainer.CASES,
+    *training.CASES,
 )

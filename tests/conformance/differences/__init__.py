@@ -7,7 +7,15 @@ give what the entry says.
 
 from __future__ import annotations
 
-from tests.conformance.differences import dictionary, row_sparse, starting, values
+from tests.conformance.differences import (
+    dictionary,
+    row_sparse,
+    settings,
+    starting,
+    trainer,
+    training,
+    values,
+)
 from tests.conformance.differences.entry import OnPurpose, Raises
 
 __all__ = ["DIFFERENCES", "OnPurpose", "Raises"]
@@ -17,4 +25,7 @@ DIFFERENCES: tuple[OnPurpose, ...] = (
     *values.ENTRIES,
     *row_sparse.ENTRIES,
     *dictionary.ENTRIES,
+    *trainer.ENTRIES,
+    *settings.ENTRIES,
+    *training.ENTRIES,
 )
