@@ -181,13 +181,14 @@ def _read_rows(parameter: Any, read: Any) -> Any:
         parameter._trainer = None
 
 
-def _backward_wrote(*parameters: Any) -> None:
+def _backward_wrote(*parameters: Any, context: Any = None) -> None:
     """Marks gradients as written since the last step, which only MXNet's autograd does."""
     for parameter in parameters:
         _forward(parameter)
         if parameter.grad_req != "null":
             for array in parameter._data or ():
-                array._fresh_grad = True
+                if context is None or array.context == context:
+                    array._fresh_grad = True
 
 
 class _WithoutServers(mx.kvstore.KVStore):  # type: ignore[misc]

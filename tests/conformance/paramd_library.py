@@ -30,7 +30,7 @@ def _train(_: object) -> None:
     """Where MXNet needs a Trainer, paramd needs nothing."""
 
 
-def _backward_wrote(*_: object) -> None:
+def _backward_wrote(*_: object, **__: object) -> None:
     """Where MXNet wants to see autograd, every write to a gradient counts."""
 
 

@@ -98,7 +98,8 @@ def _start(w: Writer, contexts: tuple[int, ...]) -> _Training:
     weights = {model.stype for model in w.models}
     sparse_gradients = any(model.grad_stype != "default" for model in w.models)
     name, arguments = _optimizer(w, sparse_gradients=sparse_gradients)
-    if name in ("sgd", "nag") and w.number(0, 2) == 0:
+    # 'schedule after a parameter was passed over'
+    if (name == "nag" or (name == "sgd" and len(w.models) == 1)) and w.maybe():
         arguments["lr_scheduler"] = w.one_of(*_SCHEDULES)
         del arguments["learning_rate"]  # 'learning rate beside a schedule'
     kvstore = w.one_of("local", "device", None)
@@ -297,7 +298,7 @@ def _initialize_again(t: _Training) -> None:
 
 def _fail(t: _Training) -> None:
     with t.w.program.loosely("class"):
-        t.w.program.call(t.trainer, "load_states", file("no.states"))
+        t.w.program.call(t.trainer, "load_states", file("never_written.states"))
         t.w.program.call(t.trainer, "step", "two")
         t.w.program.call(t.trainer, "step")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.conformance.differences import (
     dictionary,
+    numbers,
     row_sparse,
     settings,
     starting,
@@ -28,4 +29,5 @@ DIFFERENCES: tuple[OnPurpose, ...] = (
     *trainer.ENTRIES,
     *settings.ENTRIES,
     *training.ENTRIES,
+    *numbers.ENTRIES,
 )

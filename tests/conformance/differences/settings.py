@@ -59,6 +59,17 @@ def _rate_of_a_schedule(p: Program) -> None:
     p.make("Trainer", [ones(p)], "sgd", {"learning_rate": 0.5, "lr_scheduler": schedule})
 
 
+def _schedule_of_some(p: Program) -> None:
+    w, v = ones(p, "w"), ones(p, "v")
+    schedule = New("lr_scheduler.FactorScheduler", (1, 0.5), (("base_lr", 0.5),))
+    trainer = p.make("Trainer", [w, v], "sgd", {"lr_scheduler": schedule})
+    p.put(p.call(v, "grad"), _ALL, 1)
+    p.make("backward_wrote", v)
+    p.call(trainer, "step", 1, ignore_stale_grad=True)
+    _step(p, trainer, w, v)
+    p.call(w, "data")
+
+
 def _optimizer_is_a_declaration(p: Program) -> Ref:
     trainer = p.make("Trainer", [ones(p)], "sgd", _RATE)
     p.call(trainer, "set_learning_rate", 0.25)
@@ -96,8 +107,8 @@ def _states_with_another_momentum(p: Program) -> None:
 
 
 def _states_that_are_none(p: Program) -> None:
-    p.make("nd.save", file("no.states"), {"w": dense([1])})
-    p.call(p.make("Trainer", [ones(p)], "sgd"), "load_states", file("no.states"))
+    p.make("nd.save", file("parameters.states"), {"w": dense([1])})
+    p.call(p.make("Trainer", [ones(p)], "sgd"), "load_states", file("parameters.states"))
 
 
 def _states_of_deferred_parameters(p: Program) -> None:
@@ -189,6 +200,15 @@ ENTRIES: tuple[OnPurpose, ...] = (
         "programs can see warnings",
         _rate_of_a_schedule,
         {"type": "Trainer"},
+    ),
+    OnPurpose(
+        "schedule after a parameter was passed over",
+        ("trainer.1c",),
+        "sgd counts four parameters before it asks for their rate, the others one by one",
+        "one by one",
+        "one rule for all optimizers",
+        _schedule_of_some,
+        [0.5, 0.5],
     ),
     OnPurpose(
         "trainer.optimizer after set_learning_rate",
