@@ -105,7 +105,7 @@ def _start(w: Writer, contexts: tuple[int, ...]) -> _Training:
     kvstore = w.one_of("local", "device", None)
     asked = w.one_of(None, False, True)
     if len(contexts) > 1 or "row_sparse" in weights:
-        kvstore = kvstore or "device"  # 'several contexts without a key-value store'
+        kvstore = kvstore or "device"  # Without one the copies part: `cases/trainer.py` has that.
     has_store = len(contexts) > 1 or "row_sparse" in weights
     if not has_store:
         asked = None if asked else asked  # 'update_on_kvstore without a key-value store'

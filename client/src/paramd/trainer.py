@@ -44,7 +44,8 @@ class Trainer:
             contexts. Those of a mapping are ordered by key.
         optimizer: name or Optimizer; see `paramd.optimizer`.
         optimizer_params: arguments for the optimizer, where a name is given.
-        kvstore: 'local', 'device', 'nccl' or None for one stepping client; 'dist_sync' or
+        kvstore: 'local', 'device' or 'nccl' for one stepping client; None for one whose gradient
+            buffers are not summed: each copy is updated by its own; 'dist_sync' or
             'dist_device_sync' for workers whose gradients are summed, round by round; 'dist_async'
             for workers that do not wait for each other.
         compression_params: None, or {'type': '2bit', 'threshold': t}: pushed gradients go with two
@@ -96,6 +97,7 @@ class Trainer:
         distributed, staleness = _synchrony(kvstore, staleness)
         codec = parse_compression_params(compression_params)
         infos = check_contexts(self._session, links)
+        self._reduces = kvstore is not None
         self._updates_on_kvstore = _updates_on_kvstore(
             infos, kvstore, distributed=distributed, asked=update_on_kvstore
         )
@@ -190,6 +192,7 @@ class Trainer:
                 ignore_stale_grad=ignore_stale_grad,
                 learning_rate=learning_rate,
                 zero_grad=zero_grad,
+                reduced=not self._reduces,
             )
             return self._stepper.pull(pull, out) if pull else None
         if zero_grad:
@@ -207,10 +210,14 @@ class Trainer:
     def allreduce_grads(self) -> None:
         """Writes the sum of the gradient buffers over the contexts into each of them.
 
+        With `kvstore=None` there is no sum, and nothing happens.
+
         Raises:
             AssertionError: where parameters are updated on the key-value store.
         """
         self._check_split("allreduce_grads()")
+        if not self._reduces:
+            return
         self._calls.allreduce_grads(self.name)
 
     def update(self, batch_size: float, ignore_stale_grad: bool = False) -> None:

@@ -199,8 +199,6 @@ def stores_and_places(p: Program) -> None:
         for asked in (None, True, False):
             for contexts in (_ONE, _TWO):
                 for stype in ("default", "row_sparse"):
-                    if kvstore is None and len(contexts) > 1:
-                        continue  # 'several contexts without a key-value store'
                     if asked and (kvstore is None or (len(contexts) == 1 and stype == "default")):
                         continue  # 'update_on_kvstore without a key-value store'
                     name = f"w_{kvstore}_{asked}_{len(contexts)}_{stype}"

@@ -78,16 +78,6 @@ def _one_copy_is_stale(p: Program) -> None:
     p.call(w, "data", cpu(0))
 
 
-def _no_store_for_two(p: Program) -> Ref:
-    w = ones(p, ctx=_TWO)
-    trainer = p.make("Trainer", [w], "sgd", _RATE, kvstore=None)
-    p.put(p.call(w, "grad", cpu(0)), _ALL, 1)
-    p.put(p.call(w, "grad", cpu(1)), _ALL, 2)
-    p.make("backward_wrote", w)
-    p.call(trainer, "step", 1)
-    return p.call(w, "data", cpu(0))
-
-
 def _store_for_one(p: Program) -> Ref:
     w = ones(p)
     trainer = p.make("Trainer", [w], "sgd", _RATE, update_on_kvstore=True)
@@ -242,15 +232,6 @@ ENTRIES: tuple[OnPurpose, ...] = (
         "the copies of a parameter have one value",
         _one_copy_is_stale,
         [1, 1],
-    ),
-    OnPurpose(
-        "several contexts without a key-value store",
-        ("trainer.1m",),
-        "each copy goes its own way",
-        "the sum updates all, as with one",
-        "the copies of a parameter have one value",
-        _no_store_for_two,
-        [-0.5, -0.5],
     ),
     OnPurpose(
         "update_on_kvstore without a key-value store",
