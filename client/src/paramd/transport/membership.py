@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from contextlib import suppress
 
 from paramd.errors import (
@@ -76,7 +77,11 @@ class Membership:
             self._ended.set()
             self._ended = threading.Event()
             threading.Thread(
-                target=self._beat, args=(self._ended,), name="paramd-heartbeat", daemon=True
+                target=_beat,
+                # A session that nobody holds any more must not seem alive.
+                args=(weakref.ref(self), self._ended, self._lease / _BEATS),
+                name="paramd-heartbeat",
+                daemon=True,
             ).start()
         return answer.rank
 
@@ -103,17 +108,26 @@ class Membership:
         request = pb.HeartbeatRequest(identity=self._connection.operations.identity)
         return self._connection.unary("Heartbeat", request, pb.HeartbeatResponse, timeout=timeout)
 
-    def _beat(self, ended: threading.Event) -> None:
-        while not ended.wait(self._lease / _BEATS):
-            try:
-                self._ask(self._lease / _BEATS)
-            except (LeaseEndedError, WorkerNotJoinedError) as err:
-                if not ended.is_set():
-                    # The next push of this worker is refused with the same words.
-                    _log.warning("paramd: %s", err)
-                return
-            except SessionClosedError:
-                return
-            except (ServerUnavailable, DeadlineExceededError):
-                # The next beat may come through; if none does, the lease ends.
-                continue
+    def beat(self, ended: threading.Event) -> bool:
+        """Renews the lease. Gives whether to go on."""
+        try:
+            self._ask(self._lease / _BEATS)
+        except (LeaseEndedError, WorkerNotJoinedError) as err:
+            if not ended.is_set():
+                # The next push of this worker is refused with the same words.
+                _log.warning("paramd: %s", err)
+            return False
+        except SessionClosedError:
+            return False
+        except (ServerUnavailable, DeadlineExceededError):
+            # The next beat may come through; if none does, the lease ends.
+            return True
+        return True
+
+
+def _beat(membership: weakref.ref[Membership], ended: threading.Event, pause: float) -> None:
+    while not ended.wait(pause):
+        alive = membership()
+        if alive is None or not alive.beat(ended):
+            return
+        del alive
