@@ -445,7 +445,7 @@ def test_session_calls_with_nonsense(unchanged: RawClient) -> None:
             )
         with refused("INVALID_NAME"):
             unchanged.call("Once", spb.OnceRequest(name=name, operation=operation, lease_ms=1))
-    with refused("INVALID_ARGUMENT"):
+    with refused("WORKER_NOT_JOINED"):
         unchanged.call("Barrier", spb.BarrierRequest(name="b", num_workers=0, operation=operation))
     with refused("PROTOCOL_MISMATCH"):
         unchanged.call("Hello", spb.HelloRequest(protocol=0, identity=unchanged.identity))
