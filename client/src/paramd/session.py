@@ -337,7 +337,8 @@ def connect(
             distributed trainer waits for.
         lease: seconds of silence after which a worker that has joined counts as gone.
         memory_limit: of an embedded server, such as '8GiB' or a number of bytes.
-        snapshot_dir: of an embedded server: where it keeps files.
+        snapshot_dir: of an embedded server: where it keeps files, and its whole state when it is
+            closed, which the next one with this directory takes up.
 
     Raises:
         ValueError: where no target is given, or an argument is wrong.
