@@ -123,6 +123,7 @@ class Session:
                 return
             self._closed = True
         _open.discard(self)
+        self._connection.closing = True
         self._membership.close()
         self._connection.close()
         if self._embedded is not None:

@@ -19,6 +19,7 @@ from paramd.errors import (
     InvalidArgumentError,
     InvalidMessageError,
     InvalidStreamError,
+    LeaseEndedError,
     ParameterNotFoundError,
     ServerUnavailable,
     SessionClosedError,
@@ -407,3 +408,14 @@ def test_pull_of_rows_checks_their_bytes(server: FakeServer, calls: Calls) -> No
         server.on("PullRowSparse", serve(*messages))
         with pytest.raises(InvalidStreamError, match=words):
             calls.pull_rows("w", ids, None, cpu(0))
+
+
+def test_a_lease_that_ends_because_the_session_closes_is_no_failure_of_its_own(
+    server: FakeServer, connection: Connection
+) -> None:
+    server.on("List", lambda _request, context: fail_with(context, LeaseEndedError("left")))
+    with pytest.raises(LeaseEndedError):
+        connection.unary("List", pb.ListRequest(), pb.ListResponse)
+    connection.closing = True
+    with pytest.raises(SessionClosedError):
+        connection.unary("List", pb.ListRequest(), pb.ListResponse)

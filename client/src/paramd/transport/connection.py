@@ -15,6 +15,7 @@ from paramd.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
     InvalidMessageError,
+    LeaseEndedError,
     ParamdError,
     ServerUnavailable,
     SessionClosedError,
@@ -99,6 +100,8 @@ class Connection:
         self._grpc_target = grpc_target(target)
         self._end_of_server = end_of_server
         self._unusable = ""
+        # Set when the session says its last words: what fails for them fails because it closes.
+        self.closing = False
         self._begin()
         forks.watch_forks(self)
 
@@ -292,6 +295,9 @@ class Connection:
             # Cancelled on this side, and by none of the above: only the channel is left.
             return ServerUnavailable(f"{method} at {self.target}: the channel was closed")
         failure = error_of(err, method, self.target)
+        if self.closing and isinstance(failure, LeaseEndedError):
+            # The session has just left the workers, and takes no more calls.
+            return self._closed_error()
         if isinstance(failure, DeadlineExceededError):
             return DeadlineExceededError(
                 f"{method}: no answer from {self.target} within {limit:g} s (timeout)"
