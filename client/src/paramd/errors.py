@@ -16,6 +16,7 @@ __all__ = [
     "BroadcastError",
     "ClaimLostError",
     "ClockMismatchError",
+    "ClusterMismatchError",
     "ContextMismatchError",
     "ContextNotAvailableError",
     "ContextWithoutCopyError",
@@ -45,17 +46,21 @@ __all__ = [
     "ParameterNotFoundError",
     "ParameterUnexpectedError",
     "PathNotAllowedError",
+    "PermissionDeniedError",
     "ProtocolMismatchError",
+    "RolledBackError",
     "RowIdError",
     "ScheduledLearningRateError",
     "ServerUnavailable",
     "SessionClosedError",
     "ShapeMismatchError",
+    "SnapshotFailedError",
     "StaleGradientError",
     "StalledError",
     "StatesMismatchError",
     "TrainerMismatchError",
     "TrainerNotFoundError",
+    "UnauthenticatedError",
     "UninitializedContextError",
     "UninitializedValueError",
     "UnknownShapeError",
@@ -337,6 +342,36 @@ class ClockMismatchError(ParamdError, RuntimeError):
     """A push whose clock is not the one that the worker has reached."""
 
     reason = "CLOCK_MISMATCH"
+
+
+class RolledBackError(ClockMismatchError):
+    """The cluster went back to a snapshot, and the worker's clock: `trainer.join()` tells it."""
+
+    reason = "ROLLED_BACK"
+
+
+class ClusterMismatchError(ParamdError, RuntimeError):
+    """A server of another cluster, or the shards in another order or number than they have."""
+
+    reason = "CLUSTER_MISMATCH"
+
+
+class SnapshotFailedError(ParamdError, OSError):
+    """A snapshot could not be saved; the ones of before are as they were."""
+
+    reason = "SNAPSHOT_FAILED"
+
+
+class UnauthenticatedError(ParamdError, PermissionError):
+    """A call without a token, or with one that the server does not know."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(ParamdError, PermissionError):
+    """A call that needs a right that its token does not have."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class ProtocolMismatchError(ParamdError, RuntimeError):

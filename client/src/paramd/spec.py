@@ -18,10 +18,12 @@ __all__ = [
     "MAX_NAME_BYTES",
     "MODES",
     "STYPES",
+    "FirstValue",
     "InitializeEntry",
     "InitializerSpec",
     "LoadOptions",
     "ParameterSpec",
+    "Part",
     "Region",
     "Selector",
     "Shape",
@@ -66,6 +68,28 @@ class InitializerSpec:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one shard holds of a parameter that is spread over several.
+
+    Attributes:
+        shape: of the whole parameter.
+        begin: the first row (axis 0) that is here.
+        count: how many rows are here, at least 1.
+        step: from one of them to the next: 1, or for row_sparse parameters the number of shards.
+    """
+
+    shape: Shape
+    begin: int
+    count: int
+    step: int
+
+    @property
+    def local_shape(self) -> Shape:
+        """The shape of this part."""
+        return (self.count, *self.shape[1:])
+
+
+@dataclass(frozen=True)
 class ParameterSpec:
     """A parameter as it is declared, or as it is now.
 
@@ -82,6 +106,8 @@ class ParameterSpec:
         allow_deferred_init: whether `initialize` may come before the shape is known.
         differentiable: False forces grad_req to 'null'.
         constant: whether it is a Constant.
+        part: what of it a shard holds, where it is spread over several; `shape` is then that of the
+            part. Only between clients and shards: what users see are whole parameters.
     """
 
     name: str
@@ -96,6 +122,7 @@ class ParameterSpec:
     allow_deferred_init: bool = False
     differentiable: bool = True
     constant: bool = False
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +131,23 @@ class Version:
 
     epoch: int
     counter: int
+
+
+@dataclass(frozen=True)
+class FirstValue:
+    """What the server computed a first value from, or will.
+
+    Attributes:
+        init: what fills the parameter.
+        seed: key of the random stream.
+        draw: how many times the client drew for this name before, under the same seed.
+        contexts: of the copies.
+    """
+
+    init: InitializerSpec
+    seed: int
+    draw: int
+    contexts: tuple[Context, ...]
 
 
 @dataclass(frozen=True)
@@ -119,6 +163,8 @@ class StoredInfo:
         awaits_client_value: only a client that holds the initializer can go on.
         value_bytes: size of all copies.
         gradient_bytes: size of all gradient buffers.
+        first_value: of a deferred parameter, and of one whose last initialization the server
+            computed; None where its value came from a client.
     """
 
     declared: ParameterSpec
@@ -129,6 +175,7 @@ class StoredInfo:
     awaits_client_value: bool
     value_bytes: int
     gradient_bytes: int
+    first_value: FirstValue | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 
+from paramd.placement import DEFAULT_SPLIT_ELEMENTS
 from paramd_server import __version__
 from paramd_server.app import Server
 from paramd_server.config import ServerConfig, parse_size
@@ -31,6 +33,20 @@ class _Size(click.ParamType[int]):
             return value if isinstance(value, int) else parse_size(value)
         except ValueError as err:
             self.fail(str(err), param, ctx)
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    name = "shard"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", str(value), re.ASCII)
+        if match is None:
+            self.fail(f"expected I/N, such as 0/2, but got {value!r}", param, ctx)
+        return int(match[1]), int(match[2])
 
 
 @click.command(context_settings={"auto_envvar_prefix": "PARAMD", "show_default": True})
@@ -86,6 +102,39 @@ class _Size(click.ParamType[int]):
     help="Calls of values and gradients that run at a time.",
 )
 @click.option(
+    "--shard",
+    type=_Shard(),
+    default="0/1",
+    metavar="I/N",
+    help="Which of how many shards of a cluster this is, from 0.",
+)
+@click.option(
+    "--coordinator",
+    default="",
+    metavar="ADDRESS",
+    help="Of shard 0, for the other shards.",
+)
+@click.option(
+    "--cluster-id",
+    default="",
+    metavar="NAME",
+    help="Refuse servers and snapshots of other clusters.  [default: that of the snapshot or the "
+    "coordinator, or a new one]",
+)
+@click.option(
+    "--split-elements",
+    type=click.IntRange(min=1),
+    default=DEFAULT_SPLIT_ELEMENTS,
+    help="Split dense parameters of more elements over the shards. The same on every shard.",
+)
+@click.option(
+    "--snapshot-every",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Save a snapshot that often while serving (shard 0 says so to all); 0: only at the end.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -103,6 +152,11 @@ def main(
     grace: float,
     stall_timeout: float,
     threads: int,
+    shard: tuple[int, int],
+    coordinator: str,
+    cluster_id: str,
+    split_elements: int,
+    snapshot_every: float,
     log_level: str,
 ) -> None:
     """Serve the parameters of a model. Every option is also read from PARAMD_... variables."""
@@ -121,6 +175,12 @@ def main(
             grace_s=grace,
             stall_s=stall_timeout,
             num_threads=threads,
+            shard=shard[0],
+            num_shards=shard[1],
+            coordinator=coordinator,
+            cluster_id=cluster_id,
+            split_elements=split_elements,
+            snapshot_every_s=snapshot_every,
         )
         if snapshot_dir is not None:
             snapshot_dir.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from paramd.placement import DEFAULT_SPLIT_ELEMENTS
+
 __all__ = ["ServerConfig", "default_memory_limit", "is_loopback", "parse_size"]
 
 # Sizes travel as int64.
@@ -34,6 +36,13 @@ class ServerConfig:
         grace_s: how long calls may go on after SIGTERM.
         stall_s: how long nothing may move in a stream before it is cut.
         num_threads: calls of values and gradients that run at a time.
+        shard: which of the cluster's shards this is, from 0; shard 0 is the coordinator.
+        num_shards: how many there are.
+        coordinator: address of shard 0, where this is another one.
+        cluster_id: names the cluster; '' to take what the snapshot or the coordinator says, or a
+            new one.
+        split_elements: dense parameters of more elements are split over the shards.
+        snapshot_every_s: seconds from one snapshot to the next; 0 for none but the last.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
@@ -46,6 +55,12 @@ class ServerConfig:
     grace_s: float = 30.0
     stall_s: float = 60.0
     num_threads: int = 256
+    shard: int = 0
+    num_shards: int = 1
+    coordinator: str = ""
+    cluster_id: str = ""
+    split_elements: int = DEFAULT_SPLIT_ELEMENTS
+    snapshot_every_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks what belongs together.
@@ -66,8 +81,32 @@ class ServerConfig:
                 "--restore takes 'latest', 'none' or the number of a snapshot, but got "
                 f"{self.restore[:40]!r}"
             )
+        self._check_cluster()
         if self.memory_limit <= 0:
             object.__setattr__(self, "memory_limit", default_memory_limit())
+
+    def _check_cluster(self) -> None:
+        if not 0 <= self.shard < self.num_shards:
+            raise ValueError(
+                f"--shard takes I/N with I from 0 to N-1, but got {self.shard}/{self.num_shards}"
+            )
+        if self.shard and not self.coordinator:
+            raise ValueError(
+                f"--shard {self.shard}/{self.num_shards} needs --coordinator, the address of "
+                "shard 0"
+            )
+        if not self.shard and self.coordinator:
+            raise ValueError("--coordinator is for the other shards: shard 0 is the coordinator")
+        if self.split_elements < 1:
+            raise ValueError(f"--split-elements is 1 or more, but got {self.split_elements}")
+        if not 0 <= self.snapshot_every_s < float("inf"):
+            raise ValueError(
+                f"--snapshot-every is a number of seconds, but got {self.snapshot_every_s!r}"
+            )
+        if self.snapshot_every_s and self.snapshot_dir is None:
+            raise ValueError("--snapshot-every needs --snapshot-dir")
+        if self.snapshot_every_s and self.shard:
+            raise ValueError("--snapshot-every is for shard 0, which orders the snapshots of all")
 
 
 def is_loopback(address: str) -> bool:

@@ -50,7 +50,7 @@ class Initializer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., client_side: bool = ...) -> None: ...
 
 class ParameterSpec(_message.Message):
-    __slots__ = ("name", "shape", "dtype", "stype", "grad_stype", "grad_req", "lr_mult", "wd_mult", "init", "allow_deferred_init", "differentiable", "kind")
+    __slots__ = ("name", "shape", "dtype", "stype", "grad_stype", "grad_req", "lr_mult", "wd_mult", "init", "allow_deferred_init", "differentiable", "kind", "part")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class ParameterSpec(_message.Message):
     ALLOW_DEFERRED_INIT_FIELD_NUMBER: _ClassVar[int]
     DIFFERENTIABLE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _tensor_pb2.Shape
     dtype: _tensor_pb2.DType
@@ -75,10 +76,31 @@ class ParameterSpec(_message.Message):
     allow_deferred_init: bool
     differentiable: bool
     kind: ParameterKind
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_req: _Optional[_Union[GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[Initializer, _Mapping]] = ..., allow_deferred_init: bool = ..., differentiable: bool = ..., kind: _Optional[_Union[ParameterKind, str]] = ...) -> None: ...
+    part: Part
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_req: _Optional[_Union[GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[Initializer, _Mapping]] = ..., allow_deferred_init: bool = ..., differentiable: bool = ..., kind: _Optional[_Union[ParameterKind, str]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("shape", "rows")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    shape: _tensor_pb2.Shape
+    rows: _tensor_pb2.Range
+    def __init__(self, shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., rows: _Optional[_Union[_tensor_pb2.Range, _Mapping]] = ...) -> None: ...
+
+class FirstValue(_message.Message):
+    __slots__ = ("init", "seed", "draw", "contexts")
+    INIT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    DRAW_FIELD_NUMBER: _ClassVar[int]
+    CONTEXTS_FIELD_NUMBER: _ClassVar[int]
+    init: Initializer
+    seed: int
+    draw: int
+    contexts: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Context]
+    def __init__(self, init: _Optional[_Union[Initializer, _Mapping]] = ..., seed: _Optional[int] = ..., draw: _Optional[int] = ..., contexts: _Optional[_Iterable[_Union[_tensor_pb2.Context, _Mapping]]] = ...) -> None: ...
 
 class ParameterInfo(_message.Message):
-    __slots__ = ("declared", "current", "state", "contexts", "version", "awaits_client_value", "value_bytes", "gradient_bytes")
+    __slots__ = ("declared", "current", "state", "contexts", "version", "awaits_client_value", "value_bytes", "gradient_bytes", "first_value")
     DECLARED_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +109,7 @@ class ParameterInfo(_message.Message):
     AWAITS_CLIENT_VALUE_FIELD_NUMBER: _ClassVar[int]
     VALUE_BYTES_FIELD_NUMBER: _ClassVar[int]
     GRADIENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_VALUE_FIELD_NUMBER: _ClassVar[int]
     declared: ParameterSpec
     current: ParameterSpec
     state: ParameterState
@@ -95,7 +118,8 @@ class ParameterInfo(_message.Message):
     awaits_client_value: bool
     value_bytes: int
     gradient_bytes: int
-    def __init__(self, declared: _Optional[_Union[ParameterSpec, _Mapping]] = ..., current: _Optional[_Union[ParameterSpec, _Mapping]] = ..., state: _Optional[_Union[ParameterState, str]] = ..., contexts: _Optional[_Iterable[_Union[_tensor_pb2.Context, _Mapping]]] = ..., version: _Optional[_Union[_tensor_pb2.Version, _Mapping]] = ..., awaits_client_value: bool = ..., value_bytes: _Optional[int] = ..., gradient_bytes: _Optional[int] = ...) -> None: ...
+    first_value: FirstValue
+    def __init__(self, declared: _Optional[_Union[ParameterSpec, _Mapping]] = ..., current: _Optional[_Union[ParameterSpec, _Mapping]] = ..., state: _Optional[_Union[ParameterState, str]] = ..., contexts: _Optional[_Iterable[_Union[_tensor_pb2.Context, _Mapping]]] = ..., version: _Optional[_Union[_tensor_pb2.Version, _Mapping]] = ..., awaits_client_value: bool = ..., value_bytes: _Optional[int] = ..., gradient_bytes: _Optional[int] = ..., first_value: _Optional[_Union[FirstValue, _Mapping]] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("identity", "sequence", "acknowledged_below")

@@ -257,7 +257,7 @@ class CastResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SetAttributesRequest(_message.Message):
-    __slots__ = ("operation", "names", "shape", "grad_req", "lr_mult", "wd_mult", "init", "clear_init")
+    __slots__ = ("operation", "names", "shape", "grad_req", "lr_mult", "wd_mult", "init", "clear_init", "part")
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
@@ -266,6 +266,7 @@ class SetAttributesRequest(_message.Message):
     WD_MULT_FIELD_NUMBER: _ClassVar[int]
     INIT_FIELD_NUMBER: _ClassVar[int]
     CLEAR_INIT_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     operation: _parameter_pb2.Operation
     names: _containers.RepeatedScalarFieldContainer[str]
     shape: _tensor_pb2.Shape
@@ -274,7 +275,8 @@ class SetAttributesRequest(_message.Message):
     wd_mult: float
     init: _parameter_pb2.Initializer
     clear_init: bool
-    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., grad_req: _Optional[_Union[_parameter_pb2.GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[_parameter_pb2.Initializer, _Mapping]] = ..., clear_init: bool = ...) -> None: ...
+    part: _parameter_pb2.Part
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., grad_req: _Optional[_Union[_parameter_pb2.GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[_parameter_pb2.Initializer, _Mapping]] = ..., clear_init: bool = ..., part: _Optional[_Union[_parameter_pb2.Part, _Mapping]] = ...) -> None: ...
 
 class SetAttributesResponse(_message.Message):
     __slots__ = ()

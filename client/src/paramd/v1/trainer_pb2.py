@@ -15,17 +15,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17paramd/v1/trainer.proto\x12\tparamd.v1\x1a\x1cgoogle/protobuf/struct.proto\"Q\n\x15LearningRateScheduler\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"z\n\tOptimizer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\tscheduler\x18\x03 \x01(\x0b\x32 .paramd.v1.LearningRateScheduler\"\xbf\x02\n\x0bTrainerSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x03(\t\x12\'\n\toptimizer\x18\x03 \x01(\x0b\x32\x14.paramd.v1.Optimizer\x12\x13\n\x0b\x64istributed\x18\x04 \x01(\x08\x12\x16\n\tstaleness\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12.\n\nnon_finite\x18\x07 \x01(\x0e\x32\x1a.paramd.v1.NonFinitePolicy\x12\x30\n\x0bworker_loss\x18\x08 \x01(\x0e\x32\x1b.paramd.v1.WorkerLossPolicy\x12\x19\n\x11two_bit_threshold\x18\t \x01(\x01\x12\x18\n\x10update_each_copy\x18\n \x01(\x08\x42\x0c\n\n_staleness\"L\n\rTrainerWorker\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\x12\x0e\n\x06staged\x18\x04 \x01(\x08\"\xde\x01\n\x0bTrainerInfo\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.paramd.v1.TrainerSpec\x12\x15\n\rlearning_rate\x18\x02 \x01(\x01\x12\x12\n\nnum_update\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\x04\x12)\n\x07workers\x18\x05 \x03(\x0b\x32\x18.paramd.v1.TrainerWorker\x12\x16\n\x0enum_non_finite\x18\x06 \x01(\x04\x12\x13\n\x0bnum_skipped\x18\x07 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x08 \x01(\x03*\x8a\x01\n\x0fNonFinitePolicy\x12!\n\x1dNON_FINITE_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n\x17NON_FINITE_POLICY_APPLY\x10\x01\x12\x1a\n\x16NON_FINITE_POLICY_SKIP\x10\x02\x12\x1b\n\x17NON_FINITE_POLICY_ERROR\x10\x03*u\n\x10WorkerLossPolicy\x12\"\n\x1eWORKER_LOSS_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1bWORKER_LOSS_POLICY_CONTINUE\x10\x01\x12\x1c\n\x18WORKER_LOSS_POLICY_ERROR\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17paramd/v1/trainer.proto\x12\tparamd.v1\x1a\x1cgoogle/protobuf/struct.proto\"Q\n\x15LearningRateScheduler\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"z\n\tOptimizer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\tscheduler\x18\x03 \x01(\x0b\x32 .paramd.v1.LearningRateScheduler\"\xbf\x02\n\x0bTrainerSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x03(\t\x12\'\n\toptimizer\x18\x03 \x01(\x0b\x32\x14.paramd.v1.Optimizer\x12\x13\n\x0b\x64istributed\x18\x04 \x01(\x08\x12\x16\n\tstaleness\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0bnum_workers\x18\x06 \x01(\r\x12.\n\nnon_finite\x18\x07 \x01(\x0e\x32\x1a.paramd.v1.NonFinitePolicy\x12\x30\n\x0bworker_loss\x18\x08 \x01(\x0e\x32\x1b.paramd.v1.WorkerLossPolicy\x12\x19\n\x11two_bit_threshold\x18\t \x01(\x01\x12\x18\n\x10update_each_copy\x18\n \x01(\x08\x42\x0c\n\n_staleness\"L\n\rTrainerWorker\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\x12\x0e\n\x06staged\x18\x04 \x01(\x08\"\xf6\x01\n\x0bTrainerInfo\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.paramd.v1.TrainerSpec\x12\x15\n\rlearning_rate\x18\x02 \x01(\x01\x12\x12\n\nnum_update\x18\x03 \x01(\x04\x12\x11\n\tnum_steps\x18\x04 \x01(\x04\x12)\n\x07workers\x18\x05 \x03(\x0b\x32\x18.paramd.v1.TrainerWorker\x12\x16\n\x0enum_non_finite\x18\x06 \x01(\x04\x12\x13\n\x0bnum_skipped\x18\x07 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x08 \x01(\x03\x12\x16\n\x0enum_lost_steps\x18\t \x01(\x04*\x8a\x01\n\x0fNonFinitePolicy\x12!\n\x1dNON_FINITE_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n\x17NON_FINITE_POLICY_APPLY\x10\x01\x12\x1a\n\x16NON_FINITE_POLICY_SKIP\x10\x02\x12\x1b\n\x17NON_FINITE_POLICY_ERROR\x10\x03*u\n\x10WorkerLossPolicy\x12\"\n\x1eWORKER_LOSS_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1bWORKER_LOSS_POLICY_CONTINUE\x10\x01\x12\x1c\n\x18WORKER_LOSS_POLICY_ERROR\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paramd.v1.trainer_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_NONFINITEPOLICY']._serialized_start=901
-  _globals['_NONFINITEPOLICY']._serialized_end=1039
-  _globals['_WORKERLOSSPOLICY']._serialized_start=1041
-  _globals['_WORKERLOSSPOLICY']._serialized_end=1158
+  _globals['_NONFINITEPOLICY']._serialized_start=925
+  _globals['_NONFINITEPOLICY']._serialized_end=1063
+  _globals['_WORKERLOSSPOLICY']._serialized_start=1065
+  _globals['_WORKERLOSSPOLICY']._serialized_end=1182
   _globals['_LEARNINGRATESCHEDULER']._serialized_start=68
   _globals['_LEARNINGRATESCHEDULER']._serialized_end=149
   _globals['_OPTIMIZER']._serialized_start=151
@@ -35,5 +35,5 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TRAINERWORKER']._serialized_start=597
   _globals['_TRAINERWORKER']._serialized_end=673
   _globals['_TRAINERINFO']._serialized_start=676
-  _globals['_TRAINERINFO']._serialized_end=898
+  _globals['_TRAINERINFO']._serialized_end=922
 # @@protoc_insertion_point(module_scope)

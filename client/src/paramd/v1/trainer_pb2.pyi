@@ -82,7 +82,7 @@ class TrainerWorker(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., rank: _Optional[int] = ..., clock: _Optional[int] = ..., staged: bool = ...) -> None: ...
 
 class TrainerInfo(_message.Message):
-    __slots__ = ("spec", "learning_rate", "num_update", "num_steps", "workers", "num_non_finite", "num_skipped", "state_bytes")
+    __slots__ = ("spec", "learning_rate", "num_update", "num_steps", "workers", "num_non_finite", "num_skipped", "state_bytes", "num_lost_steps")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     NUM_UPDATE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class TrainerInfo(_message.Message):
     NUM_NON_FINITE_FIELD_NUMBER: _ClassVar[int]
     NUM_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOST_STEPS_FIELD_NUMBER: _ClassVar[int]
     spec: TrainerSpec
     learning_rate: float
     num_update: int
@@ -99,4 +100,5 @@ class TrainerInfo(_message.Message):
     num_non_finite: int
     num_skipped: int
     state_bytes: int
-    def __init__(self, spec: _Optional[_Union[TrainerSpec, _Mapping]] = ..., learning_rate: _Optional[float] = ..., num_update: _Optional[int] = ..., num_steps: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[TrainerWorker, _Mapping]]] = ..., num_non_finite: _Optional[int] = ..., num_skipped: _Optional[int] = ..., state_bytes: _Optional[int] = ...) -> None: ...
+    num_lost_steps: int
+    def __init__(self, spec: _Optional[_Union[TrainerSpec, _Mapping]] = ..., learning_rate: _Optional[float] = ..., num_update: _Optional[int] = ..., num_steps: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[TrainerWorker, _Mapping]]] = ..., num_non_finite: _Optional[int] = ..., num_skipped: _Optional[int] = ..., state_bytes: _Optional[int] = ..., num_lost_steps: _Optional[int] = ...) -> None: ...

@@ -24,10 +24,12 @@ STEP_STATE_AHEAD: StepState
 STEP_STATE_UNKNOWN: StepState
 
 class DeclareTrainerRequest(_message.Message):
-    __slots__ = ("spec",)
+    __slots__ = ("spec", "elsewhere")
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
     spec: _trainer_pb2.TrainerSpec
-    def __init__(self, spec: _Optional[_Union[_trainer_pb2.TrainerSpec, _Mapping]] = ...) -> None: ...
+    elsewhere: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spec: _Optional[_Union[_trainer_pb2.TrainerSpec, _Mapping]] = ..., elsewhere: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeclareTrainerResponse(_message.Message):
     __slots__ = ("trainer",)
@@ -108,18 +110,38 @@ class SetLearningRateResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("header", "data", "open", "end", "pack")
+    __slots__ = ("header", "data", "open", "end", "pack", "commit")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: StepOpen
     end: _tensor_pb2.StreamEnd
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[StepOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    commit: StepCommit
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[StepOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., commit: _Optional[_Union[StepCommit, _Mapping]] = ...) -> None: ...
+
+class StepCommit(_message.Message):
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[StagedPart]
+    def __init__(self, parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ...) -> None: ...
+
+class StagedPart(_message.Message):
+    __slots__ = ("shard", "epoch", "names", "non_finite")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    epoch: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    non_finite: str
+    def __init__(self, shard: _Optional[int] = ..., epoch: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., non_finite: _Optional[str] = ...) -> None: ...
 
 class StepOpen(_message.Message):
     __slots__ = ("operation", "trainer", "clock", "batch_size", "learning_rate", "ignore_stale_grad", "pull", "current_context", "wait_ms")
@@ -144,14 +166,18 @@ class StepOpen(_message.Message):
     def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., clock: _Optional[int] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., pull: _Optional[_Iterable[_Union[_parameter_service_pb2.TensorSelector, _Mapping]]] = ..., current_context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ..., wait_ms: _Optional[int] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("state", "clock", "skipped")
+    __slots__ = ("state", "clock", "skipped", "staged", "position")
     STATE_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     state: StepState
     clock: int
     skipped: bool
-    def __init__(self, state: _Optional[_Union[StepState, str]] = ..., clock: _Optional[int] = ..., skipped: bool = ...) -> None: ...
+    staged: StagedPart
+    position: int
+    def __init__(self, state: _Optional[_Union[StepState, str]] = ..., clock: _Optional[int] = ..., skipped: bool = ..., staged: _Optional[_Union[StagedPart, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("header", "data", "result", "pack")
@@ -182,7 +208,7 @@ class AwaitStepResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
-    __slots__ = ("operation", "trainer", "batch_size", "learning_rate", "ignore_stale_grad", "zero_grad", "reduced")
+    __slots__ = ("operation", "trainer", "batch_size", "learning_rate", "ignore_stale_grad", "zero_grad", "reduced", "parts")
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     TRAINER_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +216,7 @@ class UpdateRequest(_message.Message):
     IGNORE_STALE_GRAD_FIELD_NUMBER: _ClassVar[int]
     ZERO_GRAD_FIELD_NUMBER: _ClassVar[int]
     REDUCED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     operation: _parameter_pb2.Operation
     trainer: str
     batch_size: float
@@ -197,13 +224,18 @@ class UpdateRequest(_message.Message):
     ignore_stale_grad: bool
     zero_grad: bool
     reduced: bool
-    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., zero_grad: bool = ..., reduced: bool = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[StagedPart]
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., zero_grad: bool = ..., reduced: bool = ..., parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ...) -> None: ...
 
 class UpdateResponse(_message.Message):
-    __slots__ = ("skipped",)
+    __slots__ = ("skipped", "staged", "position")
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
     skipped: bool
-    def __init__(self, skipped: bool = ...) -> None: ...
+    staged: StagedPart
+    position: int
+    def __init__(self, skipped: bool = ..., staged: _Optional[_Union[StagedPart, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
 
 class AllreduceGradsRequest(_message.Message):
     __slots__ = ("operation", "trainer")

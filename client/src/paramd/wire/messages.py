@@ -10,7 +10,16 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.errors import InvalidArgumentError
-from paramd.spec import InitializerSpec, ParameterSpec, Shape, StoredInfo, Version, check_name
+from paramd.spec import (
+    FirstValue,
+    InitializerSpec,
+    ParameterSpec,
+    Part,
+    Shape,
+    StoredInfo,
+    Version,
+    check_name,
+)
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.wire.dtypes import dtype_from_wire, dtype_to_wire
 
@@ -25,6 +34,8 @@ __all__ = [
     "info_to_wire",
     "initializer_from_wire",
     "initializer_to_wire",
+    "part_from_wire",
+    "part_to_wire",
     "shape_from_wire",
     "spec_from_wire",
     "spec_to_wire",
@@ -144,6 +155,37 @@ def initializer_from_wire(message: parameter_pb2.Initializer) -> InitializerSpec
     )
 
 
+def part_to_wire(part: Part) -> parameter_pb2.Part:
+    """The message of a shard's part."""
+    return parameter_pb2.Part(
+        shape=tensor_pb2.Shape(dimensions=part.shape),
+        rows=tensor_pb2.Range(begin=part.begin, count=part.count, step=part.step),
+    )
+
+
+def part_from_wire(message: parameter_pb2.Part) -> Part:
+    """The part of a message.
+
+    Raises:
+        InvalidArgumentError: where it is no part of anything.
+    """
+    shape = shape_from_wire(message.shape)
+    rows = message.rows
+    if (
+        not shape
+        or min(shape) < 1
+        or rows.begin < 0
+        or rows.count < 1
+        or rows.step < 1
+        or rows.begin + (rows.count - 1) * rows.step >= shape[0]
+    ):
+        raise InvalidArgumentError(
+            f"{rows.count} rows from {rows.begin} in steps of {rows.step} are no part of the shape "
+            f"{shape[:40]}"
+        )
+    return Part(shape, rows.begin, rows.count, rows.step)
+
+
 def spec_to_wire(spec: ParameterSpec) -> parameter_pb2.ParameterSpec:
     """The message of a parameter's spec."""
     message = parameter_pb2.ParameterSpec(
@@ -163,6 +205,8 @@ def spec_to_wire(spec: ParameterSpec) -> parameter_pb2.ParameterSpec:
         message.shape.dimensions.extend(spec.shape)
     if spec.init is not None:
         message.init.CopyFrom(initializer_to_wire(spec.init))
+    if spec.part is not None:
+        message.part.CopyFrom(part_to_wire(spec.part))
     return message
 
 
@@ -180,6 +224,13 @@ def spec_from_wire(message: parameter_pb2.ParameterSpec) -> ParameterSpec:
         )
     if message.kind not in (1, 2):
         raise InvalidArgumentError(f"parameter kind {message.kind} is unknown")
+    part = part_from_wire(message.part) if message.HasField("part") else None
+    if part is not None and part.local_shape != tuple(message.shape.dimensions):
+        raise InvalidArgumentError(
+            f"parameter {message.name!r}: a part of shape {part.local_shape} does not have the "
+            f"shape {tuple(message.shape.dimensions)[:40]}",
+            parameter=message.name,
+        )
     return ParameterSpec(
         name=check_name(message.name),
         shape=shape_from_wire(message.shape) if message.HasField("shape") else None,
@@ -193,12 +244,13 @@ def spec_from_wire(message: parameter_pb2.ParameterSpec) -> ParameterSpec:
         allow_deferred_init=message.allow_deferred_init,
         differentiable=message.differentiable,
         constant=message.kind == 2,
+        part=part,
     )
 
 
 def info_to_wire(info: StoredInfo) -> parameter_pb2.ParameterInfo:
     """The message that describes a stored parameter."""
-    return parameter_pb2.ParameterInfo(
+    message = parameter_pb2.ParameterInfo(
         declared=spec_to_wire(info.declared),
         current=spec_to_wire(info.current),
         state=_STATE_NUMBERS[info.state],  # type: ignore[arg-type]
@@ -208,10 +260,21 @@ def info_to_wire(info: StoredInfo) -> parameter_pb2.ParameterInfo:
         value_bytes=info.value_bytes,
         gradient_bytes=info.gradient_bytes,
     )
+    if info.first_value is not None:
+        message.first_value.CopyFrom(
+            parameter_pb2.FirstValue(
+                init=initializer_to_wire(info.first_value.init),
+                seed=info.first_value.seed,
+                draw=info.first_value.draw,
+                contexts=contexts_to_wire(info.first_value.contexts),
+            )
+        )
+    return message
 
 
 def info_from_wire(message: parameter_pb2.ParameterInfo) -> StoredInfo:
     """The description in a message."""
+    first = message.first_value
     return StoredInfo(
         declared=spec_from_wire(message.declared),
         current=spec_from_wire(message.current),
@@ -221,4 +284,12 @@ def info_from_wire(message: parameter_pb2.ParameterInfo) -> StoredInfo:
         awaits_client_value=message.awaits_client_value,
         value_bytes=message.value_bytes,
         gradient_bytes=message.gradient_bytes,
+        first_value=FirstValue(
+            initializer_from_wire(first.init),
+            first.seed,
+            first.draw,
+            contexts_from_wire(first.contexts),
+        )
+        if message.HasField("first_value")
+        else None,
     )

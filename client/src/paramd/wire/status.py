@@ -61,6 +61,11 @@ _CODES: Final[dict[type[ParamdError], grpc.StatusCode]] = {
     errors.LeaseEndedError: _Code.FAILED_PRECONDITION,
     errors.WorkerLostError: _Code.ABORTED,
     errors.ClockMismatchError: _Code.FAILED_PRECONDITION,
+    errors.RolledBackError: _Code.FAILED_PRECONDITION,
+    errors.ClusterMismatchError: _Code.FAILED_PRECONDITION,
+    errors.SnapshotFailedError: _Code.FAILED_PRECONDITION,
+    errors.UnauthenticatedError: _Code.UNAUTHENTICATED,
+    errors.PermissionDeniedError: _Code.PERMISSION_DENIED,
     errors.ProtocolMismatchError: _Code.FAILED_PRECONDITION,
     errors.InternalServerError: _Code.INTERNAL,
     errors.ServerUnavailable: _Code.UNAVAILABLE,
@@ -78,6 +83,8 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[ParamdError]]] = {
     _Code.RESOURCE_EXHAUSTED: errors.MemoryLimitError,
     _Code.INVALID_ARGUMENT: errors.InvalidMessageError,
     _Code.UNIMPLEMENTED: errors.ProtocolMismatchError,
+    _Code.UNAUTHENTICATED: errors.UnauthenticatedError,
+    _Code.PERMISSION_DENIED: errors.PermissionDeniedError,
 }
 
 
