@@ -8,6 +8,9 @@ PYTHON ?= python3
 ORACLE_PYTHON ?= $(PYTHON)
 PROTO_PYTHON ?= $(PYTHON)
 PYTEST_ARGS ?=
+# Compose v2 where there is one, else v1.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+COMPOSE_WORKERS := worker-a worker-b
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -22,10 +25,10 @@ LOCKER := .cache/venv-lock/.installed
 TYPED := client/src server/src $(wildcard tests benchmarks examples scripts)
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/system)
 
-.PHONY: help setup frameworks demo test lint verify proto lock conformance bench wheels clean
+.PHONY: help setup frameworks demo test container-test up down lint verify proto lock conformance bench wheels clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(DEV) ## build .venv from the lock file, with both packages installed editable
 
@@ -42,6 +45,17 @@ lint: $(DEV) ## check with ruff (rules and format) and mypy --strict
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy $(TYPED)
 
+container-test: $(DEV) ## run the tests on a Docker engine (PARAMD_REQUIRE_DOCKER=1: fail without one)
+	$(BIN)/python -m pytest -m container $(PYTEST_ARGS) tests/container
+
+up: ## train on handwritten digits in containers, and leave the servers running
+	$(COMPOSE) up --build --detach
+	$(COMPOSE) logs --no-color --follow $(COMPOSE_WORKERS)
+	@test "$$(docker wait $$($(COMPOSE) ps --quiet --all $(COMPOSE_WORKERS)) | sort -u)" = 0
+
+down: ## stop the containers of `make up`; the volumes with the snapshots stay
+	$(COMPOSE) down
+
 verify: $(DEV) $(PROTOC) ## fail when the generated code differs from the protos, or loads with warnings
 	.cache/venv-proto/bin/python scripts/protos.py check --newest $(BIN)/python
 
@@ -50,7 +64,7 @@ proto: $(PROTOC) ## regenerate client/src/paramd/v1 from protos/
 
 # Pins stay as they are unless an input asks for more; UPGRADE=--upgrade takes the newest of all.
 lock: $(LOCKER) ## write the lock files again from requirements/*.in (UPGRADE=--upgrade)
-	for name in lock runtime dev proto conformance-oracle; do \
+	for name in lock runtime client dev worker build proto conformance-oracle; do \
 	    .cache/venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	        --generate-hashes --no-emit-index-url --no-emit-find-links \
 	        --custom-compile-command 'make lock' $(UPGRADE) \

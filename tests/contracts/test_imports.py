@@ -19,7 +19,10 @@ FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "tensorflow", "mxnet")
 CUPY = ("cupy", "cupyx", "cupy_backends")
 GENERATED = "paramd.v1"
 CLIENT_DEPENDENCIES = {"click", "google", "grpc", "ml_dtypes", "numpy"}
-SERVER_DEPENDENCIES = CLIENT_DEPENDENCIES | {"grpc_health", "grpc_reflection", "numba", *CUPY}
+SERVER_DEPENDENCIES = CLIENT_DEPENDENCIES | {
+    *("cryptography", "grpc_health", "grpc_reflection", "numba"),
+    *CUPY,
+}
 
 
 @dataclass(frozen=True)

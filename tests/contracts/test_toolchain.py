@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("runtime", "dev", "proto", "conformance-oracle", "lock")
+LOCKS = ("runtime", "client", "dev", "worker", "build", "proto", "conformance-oracle", "lock")
 TARGETS = (
     *("help", "setup", "frameworks", "demo", "test", "lint", "verify", "proto", "lock"),
-    *("conformance", "bench", "wheels", "clean"),
+    *("conformance", "bench", "wheels", "clean", "container-test", "up", "down"),
 )
 # Where packages come from is the business of the machine that installs them.
 INDEX_OPTION = re.compile(

@@ -111,6 +111,7 @@ class FakeCalls:
 class _Status:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
+        self.epochs = frozenset({epoch})
 
 
 class FakeSession:

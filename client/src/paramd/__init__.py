@@ -27,12 +27,14 @@ from paramd.parameter import Parameter, tensor_types
 from paramd.parameter_dict import ParameterDict
 from paramd.session import Session, connect, current_session
 from paramd.trainer import Trainer
+from paramd.transport.credentials import TLS
 
 __all__ = [
     # Sessions
     "connect",
     "current_session",
     "Session",
+    "TLS",
     # Parameters
     "Parameter",
     "Constant",

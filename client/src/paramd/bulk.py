@@ -16,12 +16,13 @@ from paramd.parameter import Parameter
 from paramd.session import Session
 from paramd.spec import Selector, Shape, StoredInfo
 from paramd.tensor_values import gradient_value, to_write
-from paramd.transport.calls import Calls, TensorWrite
+from paramd.transport.calls import TensorWrite
+from paramd.transport.protocols import SessionCalls
 
 __all__ = ["Call", "contexts", "pull", "push", "set_data", "show"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Call = Callable[[Calls], Any]
+Call = Callable[[SessionCalls], Any]
 
 
 def show(parameters: Sequence[Parameter]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -24,6 +26,8 @@ from paramd.parameter_dict import ParameterDict
 from paramd.parameter_files import LoadRules, load_file
 from paramd.session import Session, connect
 from paramd.spec import ParameterSpec, StoredInfo
+from paramd.transport.credentials import TLS, resolve_credentials
+from paramd.transport.probing import probe as ask_health
 
 __all__ = ["main"]
 
@@ -39,6 +43,57 @@ def main() -> None:
 
     Exit status: 0 done, 1 failed, 2 wrong use, 3 the server cannot be reached.
     """
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(_SECURITY, {})[param.name] = value
+
+
+def _security_option(name: str, text: str, *, path: bool = True) -> Callable[[Any], Any]:
+    """An option of every command; `_session` finds its value in the context."""
+    return click.option(
+        f"--{name}",
+        envvar=f"PARAMD_{name.upper().replace('-', '_')}",
+        metavar="FILE" if path else "NAME",
+        default="",
+        show_envvar=True,
+        expose_value=False,
+        callback=_keep,
+        help=text,
+    )
+
+
+_SECURITY: Final = "paramd.security"
+_SECURITY_OPTIONS: Final = (
+    _security_option("tls-ca", "Use TLS, with the authorities in this PEM file, or 'system'."),
+    _security_option("tls-cert", "PEM file with a certificate of one's own."),
+    _security_option("tls-key", "PEM file with its private key."),
+    _security_option("tls-server-name", "The name in the server's certificate.", path=False),
+    _security_option("token-file", "Holds the token to show to the server."),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        envvar="PARAMD_INSECURE",
+        expose_value=False,
+        callback=_keep,
+        help="Send the token also without TLS beyond this machine.",
+    ),
+)
+
+
+def _security(target: str) -> dict[str, Any]:
+    """What the options say, as arguments of `connect`."""
+    given = click.get_current_context().meta[_SECURITY]
+    ca, cert, key, name = (given[f"tls_{each}"] for each in ("ca", "cert", "key", "server_name"))
+    tls = None
+    if (ca or cert or key or name) and not target.startswith("unix:"):
+        tls = TLS(None if ca in ("", "system") else ca, cert or None, key or None, name)
+    # A token in PARAMD_TOKEN goes before one in a file that only the environment names.
+    from_environment = "PARAMD_TOKEN" in os.environ and (
+        given["token_file"] == os.environ.get("PARAMD_TOKEN_FILE", "")
+    )
+    token = None if from_environment or not given["token_file"] else Path(given["token_file"])
+    return {"tls": tls, "token": token, "insecure": given["insecure"] or None}
 
 
 def _target_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,6 +113,8 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="SECONDS",
         help="How long to wait for the server.",
     )
+    for option in reversed(_SECURITY_OPTIONS):
+        command = option(command)
     return target(timeout(command))
 
 
@@ -68,9 +125,18 @@ def _json_option(command: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def _session(target: str, timeout: float) -> Iterator[Session]:
     """A session, and an end of the program with a message where something goes wrong."""
+    with (
+        _failures(),
+        connect(target, timeout=timeout, worker="paramd-cli", **_security(target)) as session,
+    ):
+        yield session
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Ends the program with a message where something goes wrong."""
     try:
-        with connect(target, timeout=timeout, worker="paramd-cli") as session:
-            yield session
+        yield
     except (ServerUnavailable, DeadlineExceededError, StalledError) as err:
         click.echo(f"Error: {err}", err=True)
         sys.exit(_UNREACHABLE)
@@ -213,10 +279,21 @@ def load_command(
 
 
 @main.command("health")
+@click.option(
+    "--probe", is_flag=True, help="Ask once, by grpc.health.v1: whether it serves. Takes no token."
+)
 @_target_options
 @_json_option
-def health_command(target: str, timeout: float, as_json: bool) -> None:
+def health_command(probe: bool, target: str, timeout: float, as_json: bool) -> None:
     """Ask the server whether it serves. Exit status 3 where it cannot be reached."""
+    if probe:
+        with _failures():
+            ask_health(target, resolve_credentials(**_security(target)), timeout=timeout)
+        if as_json:
+            _print_json({"target": target, "status": "serving"})
+        else:
+            click.echo(f"{target} serves")
+        return
     with _session(target, timeout) as session:
         begin = time.perf_counter()
         status = session.status()

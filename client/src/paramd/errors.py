@@ -58,6 +58,7 @@ __all__ = [
     "StaleGradientError",
     "StalledError",
     "StatesMismatchError",
+    "TLSError",
     "TrainerMismatchError",
     "TrainerNotFoundError",
     "UnauthenticatedError",
@@ -390,6 +391,13 @@ class ServerUnavailable(ParamdError, ConnectionError):
     """The server cannot be reached, or the connection was lost."""
 
     reason = "UNAVAILABLE"
+
+
+class TLSError(ParamdError, ConnectionError):
+    """The connection cannot be secured as asked. Raised by the client.
+
+    A certificate that is not accepted, on either side, or TLS on one side only.
+    """
 
 
 class StalledError(ParamdError, TimeoutError):

@@ -23,7 +23,7 @@ from paramd.ndarray import wrap
 from paramd.random import next_key
 from paramd.session import Session
 from paramd.spec import InitializeEntry, Selector, StoredInfo, shape_is_known
-from paramd.transport.calls import Calls
+from paramd.transport.protocols import SessionCalls
 
 __all__ = ["initialize", "warn_repeated"]
 
@@ -81,7 +81,7 @@ def initialize(
         and (force_reinit or choice.info.state != "initialized")
     }
 
-    def call(calls: Calls) -> list[tuple[str, StoredInfo]]:
+    def call(calls: SessionCalls) -> list[tuple[str, StoredInfo]]:
         entries = [choice.entry for choice in choices]
         return calls.initialize(entries, contexts, force_reinit=force_reinit)
 

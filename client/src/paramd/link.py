@@ -22,7 +22,8 @@ from paramd.errors import (
 from paramd.initializer import AnyInitializer, compute, to_spec
 from paramd.session import Session, current_session
 from paramd.spec import InitializerSpec, ParameterSpec, StoredInfo, shape_is_known
-from paramd.transport.calls import Calls, TensorWrite
+from paramd.transport.calls import TensorWrite
+from paramd.transport.protocols import SessionCalls
 
 __all__ = [
     "Attachment",
@@ -226,7 +227,7 @@ def describe(session: Session, links: Sequence[Link]) -> list[StoredInfo]:
     attach(session, links)
     known = [link for link in links if id(link) in before]
 
-    def ask(calls: Calls) -> list[StoredInfo]:
+    def ask(calls: SessionCalls) -> list[StoredInfo]:
         return calls.describe([link.name for link in known])
 
     if known:
@@ -236,7 +237,7 @@ def describe(session: Session, links: Sequence[Link]) -> list[StoredInfo]:
     return [attachment.info for attachment in found if attachment is not None]
 
 
-def perform(session: Session, links: Sequence[Link], call: Callable[[Calls], Result]) -> Result:
+def perform(session: Session, links: Sequence[Link], call: Callable[[SessionCalls], Result]) -> Result:
     """Makes a call about parameters, attaching them before.
 
     Where the call finds that a value waits for an initializer that one of these proxies holds, the
@@ -299,12 +300,12 @@ def _by_spec(
     return groups
 
 
-def _set_init(calls: Calls, *, names: Sequence[str], spec: InitializerSpec) -> None:
+def _set_init(calls: SessionCalls, *, names: Sequence[str], spec: InitializerSpec) -> None:
     calls.set_attribute(names, "init", spec)
 
 
 def _reattaching(
-    session: Session, links: Sequence[Link], call: Callable[[Calls], Result]
+    session: Session, links: Sequence[Link], call: Callable[[SessionCalls], Result]
 ) -> Result:
     try:
         return call(session.calls)
@@ -317,11 +318,12 @@ def _reattaching(
 
 def _forget_old_epoch(session: Session, links: Sequence[Link]) -> bool:
     """Detaches what a server knew that has ended. A deleted parameter stays as it is."""
-    epoch = session.calls.status().epoch
+    epochs = session.calls.status().epochs
     old = [
         link
         for link in links
-        if (known := link.attachment(session)) is not None and known.info.version.epoch != epoch
+        if (known := link.attachment(session)) is not None
+        and known.info.version.epoch not in epochs
     ]
     for link in old:
         link.forget(session)

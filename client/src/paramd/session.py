@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from paramd.errors import NoSessionError, ParameterNotFoundError, SessionClosedError
 from paramd.trainer_spec import TrainerInfo
 from paramd.transport import fork_support as fork_support
-from paramd.transport.calls import Calls, SessionStatus, WorkerStatus
-from paramd.transport.connection import Connection, ConnectionOptions
+from paramd.transport.calls import SessionStatus, WorkerStatus
+from paramd.transport.cluster.handshakes import addresses_of
+from paramd.transport.connection import ConnectionOptions
 from paramd.transport.coordination import claim, meet
+from paramd.transport.credentials import TLS, Credentials, resolve_credentials
 from paramd.transport.embedded import EmbeddedServer
 from paramd.transport.membership import Membership
+from paramd.transport.opening import Servers
 
 if TYPE_CHECKING:
     from paramd.parameter_dict import ParameterDict
@@ -38,14 +41,15 @@ _open: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
-    """A connection to a server, as `connect` makes it.
+    """A connection to a server, or to the shards of a cluster, as `connect` makes it.
 
     Thread-safe. In a forked child it connects anew, with an identity of its own. Pickled, it
     carries its target and options, and connects where it is unpickled. `with session:` makes it
     the current session of the block, and closes it at the end of the outermost such block.
 
     Attributes:
-        target: the target as it was given: 'host:port', 'unix:PATH' or 'local'.
+        target: the target as it was given: 'host:port', 'unix:PATH', a list of all shards' with
+            commas between them, or 'local'.
     """
 
     def __init__(
@@ -60,6 +64,10 @@ class Session:
         lease: float = 10.0,
         memory_limit: str | int | None = None,
         snapshot_dir: str | os.PathLike[str] | None = None,
+        tls: TLS | bool | str | os.PathLike[str] | None = None,
+        token: str | os.PathLike[str] | None = None,
+        insecure: bool | None = None,
+        num_shards: int | None = None,
     ) -> None:
         self.target = target
         self._options: dict[str, Any] = {
@@ -68,37 +76,53 @@ class Session:
             "transport": _check_transport(transport),
             "num_workers": None if num_workers is None else _check_workers(num_workers),
             "lease": _seconds("lease", lease),
+            "tls": _check_tls(target, tls),
+            "insecure": insecure,
         }
+        # A token that was given as text goes nowhere else; the path of a file may be pickled.
+        self._holds_token = isinstance(token, str) and token != ""
+        if not self._holds_token:
+            self._options["token"] = token
+        self._credentials = (
+            Credentials() if target == LOCAL else resolve_credentials(tls, token, insecure)
+        )
         self._closing = threading.Lock()
         self._closed = False
         self._depth = 0  # guarded by _closing
         self._embedded: EmbeddedServer | None = None
-        server_options = _server_options(target, memory_limit, snapshot_dir)
+        server_options = _server_options(target, memory_limit, snapshot_dir, num_shards)
         if target == LOCAL:
-            self._embedded = EmbeddedServer(server_options, timeout=timeout)
+            self._embedded = EmbeddedServer(
+                server_options, timeout=timeout, num_shards=num_shards or 1
+            )
         try:
-            self._connection = self._connect(worker)
-            self.calls = Calls(self._connection)
+            self._servers = self._connect(worker)
+            self._connection = self._servers.coordinator
+            self.calls = self._servers.calls
             self._membership = Membership(self._connection, worker, self._options["lease"])
-            self._connection.hello()
+            try:
+                self._servers.hello()
+            except BaseException:
+                # Else gRPC goes on trying to connect for as long as somebody keeps the exception.
+                self._servers.close()
+                raise
         except BaseException:
             if self._embedded is not None:
                 self._embedded.close()
             raise
         _open.add(self)
 
-    def _connect(self, worker: str) -> Connection:
+    def _connect(self, worker: str) -> Servers:
         options = ConnectionOptions(
             timeout=self._options["timeout"],
             stall_timeout=self._options["stall_timeout"],
             worker=worker,
             client_version=_version(),
+            credentials=self._credentials,
         )
         if self._embedded is None:
-            return Connection(self.target, options)
-        return Connection(
-            self._embedded.target, options, end_of_server=self._embedded.end_of_server
-        )
+            return Servers(addresses_of(self.target), options)
+        return Servers(self._embedded.targets, options, end_of_server=self._embedded.end_of_server)
 
     @property
     def closed(self) -> bool:
@@ -123,9 +147,9 @@ class Session:
                 return
             self._closed = True
         _open.discard(self)
-        self._connection.closing = True
+        self._servers.begin_closing()
         self._membership.close()
-        self._connection.close()
+        self._servers.close()
         if self._embedded is not None:
             self._embedded.close()
 
@@ -159,6 +183,12 @@ class Session:
             raise pickle.PicklingError(
                 "a session with an embedded server ('local') cannot be pickled: the server ends "
                 "with this process. Start `paramd-server` and connect to its address"
+            )
+        if self._holds_token:
+            raise pickle.PicklingError(
+                "a session whose token was given as text cannot be pickled, lest the token end up "
+                "where nobody guards it: give token=Path(...), or set PARAMD_TOKEN or "
+                "PARAMD_TOKEN_FILE where it is made and where it is unpickled"
             )
         return (_reconnect, (self.target, self._options))
 
@@ -322,12 +352,17 @@ def connect(
     lease: float = 10.0,
     memory_limit: str | int | None = None,
     snapshot_dir: str | os.PathLike[str] | None = None,
+    tls: TLS | bool | str | os.PathLike[str] | None = None,
+    token: str | os.PathLike[str] | None = None,
+    insecure: bool | None = None,
+    num_shards: int | None = None,
 ) -> Session:
-    """Opens a session with a server.
+    """Opens a session with a server, or with all shards of a cluster.
 
     Args:
-        target: 'host:port', '[IPv6]:port', 'unix:PATH', or 'local' for a server of its own in a
-            child process. None: the environment's `PARAMD_TARGET`.
+        target: 'host:port', '[IPv6]:port' or 'unix:PATH'; of a cluster those of all its shards, in
+            their order, with commas between them; or 'local' for a server of its own in a child
+            process. None: the environment's `PARAMD_TARGET`.
         timeout: seconds for a call with all its retries; a server that starts late or again is
             waited for that long. For a stream, seconds of retrying without getting further.
         stall_timeout: seconds in which something must move in a stream of values.
@@ -340,11 +375,27 @@ def connect(
         memory_limit: of an embedded server, such as '8GiB' or a number of bytes.
         snapshot_dir: of an embedded server: where it keeps files, and its whole state when it is
             closed, which the next one with this directory takes up.
+        tls: how TCP connections are secured: True with the certificate authorities that the system
+            trusts, a path with those in a PEM file, a `TLS` for a certificate of one's own and
+            more, False not at all. None: as `PARAMD_TLS_CA` (a file, or 'system'),
+            `PARAMD_TLS_CERT`, `PARAMD_TLS_KEY` and `PARAMD_TLS_SERVER_NAME` say; without them, not
+            at all.
+        token: what the server asks for with `--token-file`: the token itself, or the `Path` of a
+            file that holds it. None: `PARAMD_TOKEN`, else the file `PARAMD_TOKEN_FILE`.
+        insecure: whether the token may be sent without TLS beyond this machine. None:
+            `PARAMD_INSECURE`, else no.
+        num_shards: of an embedded server: so many processes that share the parameters; None is 1.
 
     Raises:
         ValueError: where no target is given, or an argument is wrong.
         ServerUnavailable: where the server cannot be reached within `timeout`.
         ProtocolMismatchError: where it speaks another protocol.
+        ClusterMismatchError: where the servers are not all the shards of one cluster, each once and
+            in their order.
+        TLSError: where the connection cannot be secured as asked, such as by a certificate that has
+            expired.
+        UnauthenticatedError, PermissionDeniedError: where the server does not know the token, or it
+            does not have the right `read`.
     """
     chosen = target if target is not None else os.environ.get("PARAMD_TARGET", "")
     if not chosen:
@@ -362,6 +413,10 @@ def connect(
         lease=lease,
         memory_limit=memory_limit,
         snapshot_dir=snapshot_dir,
+        tls=tls,
+        token=token,
+        insecure=insecure,
+        num_shards=num_shards,
     )
 
 
@@ -412,6 +467,14 @@ def _check_transport(transport: str) -> str:
     return transport
 
 
+def _check_tls(
+    target: str, tls: TLS | bool | str | os.PathLike[str] | None
+) -> TLS | bool | str | os.PathLike[str] | None:
+    if tls and (target == LOCAL or target.startswith("unix:")):
+        raise ValueError(f"tls: only TCP addresses have TLS; target is {target!r}")
+    return tls
+
+
 def _check_workers(num_workers: int) -> int:
     if num_workers < 1:
         raise ValueError(f"num_workers is 1 or more, but got {num_workers!r}")
@@ -422,7 +485,13 @@ def _server_options(
     target: str,
     memory_limit: str | int | None,
     snapshot_dir: str | os.PathLike[str] | None,
+    num_shards: int | None,
 ) -> dict[str, str]:
+    if num_shards is not None and target != LOCAL:
+        raise ValueError(
+            "num_shards: for the embedded servers of connect('local') only; a target says itself "
+            f"how many servers it names: {target!r}"
+        )
     options = {}
     if memory_limit is not None:
         options["--memory-limit"] = str(memory_limit)

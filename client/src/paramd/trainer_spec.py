@@ -15,6 +15,7 @@ __all__ = [
     "NON_FINITE_POLICIES",
     "STEP_STATES",
     "WORKER_LOSS_POLICIES",
+    "StagedPart",
     "StatesManifest",
     "StepOptions",
     "StepResult",
@@ -98,6 +99,8 @@ class TrainerInfo:
         num_non_finite: pushes in which a gradient was NaN or infinite.
         num_skipped: those of them that were skipped.
         state_bytes: size of the optimizer states.
+        num_lost_steps: committed steps of which a shard has lost its part: it died, came back from
+            a snapshot, and the trainer is asynchronous.
     """
 
     spec: TrainerSpec
@@ -108,6 +111,7 @@ class TrainerInfo:
     num_non_finite: int = 0
     num_skipped: int = 0
     state_bytes: int = 0
+    num_lost_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,23 @@ class StepOptions:
 
 
 @dataclass(frozen=True)
+class StagedPart:
+    """That a shard has its part of a push, and carries it out when the coordinator says so.
+
+    Attributes:
+        shard: its number.
+        epoch: of the server that has it: another start of it has lost it.
+        names: the parameters that the push updates there.
+        non_finite: one of them whose gradient is NaN or infinite somewhere, or ''.
+    """
+
+    shard: int
+    epoch: int
+    names: tuple[str, ...]
+    non_finite: str = ""
+
+
+@dataclass(frozen=True)
 class StepResult:
     """How a push stands.
 
@@ -141,11 +162,15 @@ class StepResult:
         state: one of STEP_STATES.
         clock: steps that the worker has committed, this one included when it is.
         skipped: whether it was left out because a gradient was NaN or infinite.
+        staged: of a shard that is not the coordinator: what it has of the push.
+        position: of the commit in the cluster's log; 0 where there is one server alone.
     """
 
     state: str
     clock: int = 0
     skipped: bool = False
+    staged: StagedPart | None = None
+    position: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from paramd.files import FileReader, TensorInfo, file_errors, open_reader, open_
 from paramd.optimizer.documents import from_document, to_document
 from paramd.spec import TensorHead
 from paramd.trainer_spec import StatesManifest
-from paramd.transport.training import TrainingCalls
+from paramd.transport.protocols import TrainerCalls
 
 __all__ = ["load_states", "save_states"]
 
@@ -25,7 +25,7 @@ _DOCUMENT: Final = "paramd.trainer"
 _VERSION: Final = 1
 
 
-def save_states(calls: TrainingCalls, trainer: str, path: str | os.PathLike[str]) -> None:
+def save_states(calls: TrainerCalls, trainer: str, path: str | os.PathLike[str]) -> None:
     """Writes a trainer's states: see `Trainer.save_states`."""
 
     @contextmanager
@@ -43,7 +43,7 @@ def save_states(calls: TrainingCalls, trainer: str, path: str | os.PathLike[str]
     calls.save_states(trainer, write)
 
 
-def load_states(calls: TrainingCalls, trainer: str, path: str | os.PathLike[str]) -> None:
+def load_states(calls: TrainerCalls, trainer: str, path: str | os.PathLike[str]) -> None:
     """Reads a trainer's states: see `Trainer.load_states`."""
     with file_errors(path), open_reader(path, format=_FORMAT) as file:
         document, arrays = _split(file, os.fspath(path))

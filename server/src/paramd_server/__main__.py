@@ -10,19 +10,31 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from paramd.placement import DEFAULT_SPLIT_ELEMENTS
 from paramd_server import __version__
 from paramd_server.app import Server
 from paramd_server.config import ServerConfig, parse_size
 from paramd_server.core.snapshot import SnapshotError
+from paramd_server.shard_options import environment_without, options_given
+from paramd_server.supervisor import ShardsConfig, Supervisor
 
 __all__ = ["main"]
 
 _log = logging.getLogger("paramd_server")
+
+# What each of the shards of `--shards` is given in its own way, and what is not for all of them.
+_OF_THE_SHARD = (
+    *("shards", "shard", "listen", "coordinator", "memory_limit", "port_file", "parent_pid"),
+    *("restore", "snapshot_every"),
+)
+_NOT_FOR_ALL = ("shards", "coordinator", "snapshot_every")
+# Beyond their grace, to save their states.
+_SAVE_S = 600.0
 
 
 class _Size(click.ParamType[int]):
@@ -49,6 +61,9 @@ class _Shard(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
 @click.command(context_settings={"auto_envvar_prefix": "PARAMD", "show_default": True})
 @click.option(
     "--listen",
@@ -57,8 +72,39 @@ class _Shard(click.ParamType[tuple[int, int]]):
     metavar="ADDRESS",
     help="HOST:PORT (port 0: any free one) or unix:PATH. Repeatable.",
 )
+@click.option("--rebind", multiple=True, hidden=True, help="In the place of --listen.")
+@click.option("--insecure", is_flag=True, help="Allow addresses beyond loopback that have no TLS.")
 @click.option(
-    "--insecure", is_flag=True, help="Allow addresses beyond loopback, which have no TLS."
+    "--tls-cert",
+    type=_FILE,
+    help="PEM file with the server's certificate: all TCP addresses have TLS.",
+)
+@click.option("--tls-key", type=_FILE, help="PEM file with its private key.")
+@click.option(
+    "--client-ca",
+    type=_FILE,
+    help="Ask clients for certificates, of the authorities in this PEM file.",
+)
+@click.option(
+    "--token-file",
+    type=_FILE,
+    help="Ask every call for a token. Each line is NAME read|train|admin sha256:DIGEST.",
+)
+@click.option(
+    "--peer-ca",
+    type=_FILE,
+    help="PEM file with the authorities of the coordinator's certificate.  [default: --client-ca]",
+)
+@click.option(
+    "--peer-cert",
+    type=_FILE,
+    help="PEM file with the certificate to show to the coordinator.  [default: --tls-cert]",
+)
+@click.option("--peer-key", type=_FILE, help="PEM file with its private key.")
+@click.option(
+    "--peer-token-file",
+    type=_FILE,
+    help="Holds a token with the right admin, to show to the coordinator.",
 )
 @click.option(
     "--snapshot-dir",
@@ -109,10 +155,17 @@ class _Shard(click.ParamType[tuple[int, int]]):
     help="Which of how many shards of a cluster this is, from 0.",
 )
 @click.option(
+    "--shards",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Run all N shards of a cluster, a process each, and start again those that die. They "
+    "listen on --listen's port, on the next one, and so on, and share --memory-limit.",
+)
+@click.option(
     "--coordinator",
     default="",
     metavar="ADDRESS",
-    help="Of shard 0, for the other shards.",
+    help="Of shard 0, for the other shards.  [with --shards: its first address]",
 )
 @click.option(
     "--cluster-id",
@@ -143,7 +196,16 @@ class _Shard(click.ParamType[tuple[int, int]]):
 def main(
     *,
     listen: tuple[str, ...],
+    rebind: tuple[str, ...],
     insecure: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    client_ca: Path | None,
+    token_file: Path | None,
+    peer_ca: Path | None,
+    peer_cert: Path | None,
+    peer_key: Path | None,
+    peer_token_file: Path | None,
     snapshot_dir: Path | None,
     restore: str,
     memory_limit: int | None,
@@ -153,6 +215,7 @@ def main(
     stall_timeout: float,
     threads: int,
     shard: tuple[int, int],
+    shards: int | None,
     coordinator: str,
     cluster_id: str,
     split_elements: int,
@@ -160,13 +223,24 @@ def main(
     log_level: str,
 ) -> None:
     """Serve the parameters of a model. Every option is also read from PARAMD_... variables."""
+    context = click.get_current_context()
+    # The shards of one host write to the same place.
+    name = "%(name)s" if shard[1] == 1 else f"shard {shard[0]}/{shard[1]} %(name)s"
     logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=log_level.upper(), format=f"%(asctime)s %(levelname)s {name}: %(message)s"
     )
     try:
         config = ServerConfig(
-            listen=listen,
+            listen=rebind or listen,
             insecure=insecure,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            client_ca=client_ca,
+            token_file=token_file,
+            peer_ca=peer_ca,
+            peer_cert=peer_cert,
+            peer_key=peer_key,
+            peer_token_file=peer_token_file,
             snapshot_dir=snapshot_dir,
             restore=restore,
             memory_limit=memory_limit or 0,
@@ -176,36 +250,94 @@ def main(
             stall_s=stall_timeout,
             num_threads=threads,
             shard=shard[0],
-            num_shards=shard[1],
-            coordinator=coordinator,
+            num_shards=shards or shard[1],
+            coordinator="" if shards else coordinator,
             cluster_id=cluster_id,
             split_elements=split_elements,
             snapshot_every_s=snapshot_every,
         )
         if snapshot_dir is not None:
             snapshot_dir.mkdir(parents=True, exist_ok=True)
-        server = Server(config)
-        # A pipe and no Event: a signal that comes while the main thread is about to wait for an
-        # Event is not seen before something else wakes that thread.
-        ended, ending = os.pipe()
-        os.set_blocking(ending, False)
-        signal.set_wakeup_fd(ending, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        server.start()
+        if shards is None:
+            server = Server(config, restart=lambda: os.kill(os.getpid(), signal.SIGUSR1))
+            ended = _listen_for_the_end(parent_pid)
+            server.start()
+        else:
+            supervisor = _supervisor(context, config, coordinator)
+            ended = _listen_for_the_end(parent_pid)
     except (ValueError, OSError, SnapshotError) as err:
         raise click.ClickException(str(err)) from err
-    if parent_pid is not None:
-        threading.Thread(
-            target=_await_end_of, args=(parent_pid, ending), name="parent", daemon=True
-        ).start()
+    if shards is not None:
+        sys.exit(supervisor.run(ended))
     os.read(ended, 1)
     try:
         server.stop()
     except SnapshotError as err:
         _log.error("the state is lost: %s", err)
         sys.exit(1)
+    if server.restart_from is not None and not _is_asked_to_end(ended):
+        _start_again(server.restart_from, server.addresses)
     sys.exit(0)
+
+
+def _is_asked_to_end(ended: int) -> bool:
+    """Whether a signal to end has come meanwhile, too."""
+    os.set_blocking(ended, False)
+    try:
+        return bool({signal.SIGTERM, signal.SIGINT, 0} & set(os.read(ended, 64)))
+    except BlockingIOError:
+        return False
+
+
+def _start_again(snapshot: int, addresses: tuple[str, ...]) -> NoReturn:
+    """Makes this process a new server, on the same addresses, that begins with a snapshot."""
+    _log.info("starting again from %s", f"snapshot {snapshot}" if snapshot else "nothing")
+    command = [sys.executable, "-m", "paramd_server", *sys.argv[1:]]
+    command += ["--restore", str(snapshot) if snapshot else "none"]
+    for address in addresses:
+        command += ["--rebind", address]
+    os.execv(sys.executable, command)
+
+
+def _supervisor(context: click.Context, config: ServerConfig, coordinator: str) -> Supervisor:
+    """What runs the shards of `--shards`."""
+    if context.get_parameter_source("shard") is not ParameterSource.DEFAULT:
+        raise ValueError(
+            "--shards runs all shards of a cluster and --shard is one: give one of them"
+        )
+    return Supervisor(
+        ShardsConfig(
+            num_shards=config.num_shards,
+            listen=config.listen,
+            memory_limit=config.memory_limit,
+            options=options_given(context, without=_OF_THE_SHARD),
+            environment=environment_without(context, _NOT_FOR_ALL),
+            coordinator=coordinator,
+            snapshot_dir=config.snapshot_dir,
+            restore=config.restore,
+            snapshot_every_s=config.snapshot_every_s,
+            port_file=config.port_file,
+            stop_s=config.grace_s + _SAVE_S,
+        )
+    )
+
+
+def _listen_for_the_end(parent_pid: int | None) -> int:
+    """A descriptor that can be read when a signal comes, or the parent has ended.
+
+    A pipe and no Event: a signal that comes while the main thread is about to wait for an Event is
+    not seen before something else wakes that thread.
+    """
+    ended, ending = os.pipe()
+    os.set_blocking(ending, False)
+    signal.set_wakeup_fd(ending, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    if parent_pid is not None:
+        threading.Thread(
+            target=_await_end_of, args=(parent_pid, ending), name="parent", daemon=True
+        ).start()
+    return ended
 
 
 def _await_end_of(pid: int, ending: int) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 from typing import Final
@@ -17,30 +18,47 @@ from grpc_reflection.v1alpha import reflection
 
 from paramd.initial_values import check_arguments
 from paramd.spec import ParameterSpec
-from paramd.v1 import parameter_service_pb2, session_service_pb2, training_service_pb2
+from paramd.transport.channel import Channel, grpc_target
+from paramd.v1 import (
+    cluster_service_pb2,
+    parameter_service_pb2,
+    session_service_pb2,
+    snapshot_service_pb2,
+    training_service_pb2,
+)
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
+from paramd_server.cluster_snapshots import ClusterOrders, FollowedSnapshots
 from paramd_server.config import ServerConfig
+from paramd_server.core.capture import Standstill
+from paramd_server.core.cluster.coordinator import Standing
 from paramd_server.core.coordination import Barriers, Claims
 from paramd_server.core.operations import OperationWindow
 from paramd_server.core.registry import Registry
-from paramd_server.core.snapshot import Section, restore_sections, save_sections
+from paramd_server.core.snapshot import Section, SnapshotOrigin
 from paramd_server.core.snapshot_parameters import ParametersSection
 from paramd_server.core.snapshot_sessions import ClaimsSection, OperationsSection, WorkersSection
 from paramd_server.core.training.members import Members
+from paramd_server.core.training.records import SnapshotRecord, SnapshotResult
 from paramd_server.core.training.sections import MembersSection, TrainersSection
+from paramd_server.core.training.state import TrainerState
 from paramd_server.core.training.trainer import World
 from paramd_server.core.training.trainers import Trainers
 from paramd_server.core.workers import Workers
+from paramd_server.rpc.authorization import Authorization
+from paramd_server.rpc.cluster_servicer import ClusterServicer
 from paramd_server.rpc.file_calls import FileCalls
 from paramd_server.rpc.methods import ServiceMethods, service_handler
 from paramd_server.rpc.parameter_servicer import ParameterServicer
 from paramd_server.rpc.session_servicer import SessionServicer
+from paramd_server.rpc.snapshot_servicer import SnapshotServicer
 from paramd_server.rpc.streams import OpenStreams
 from paramd_server.rpc.training_servicer import STEP_ANSWERS, TrainingServicer
 from paramd_server.rpc.waiting import WaitingSlots
+from paramd_server.security import Security, peer_credentials
+from paramd_server.shard_role import RoleHooks, ShardRole
+from paramd_server.state_keeping import StateKeeper
 from paramd_server.storage.directory import SnapshotDirectory
-from paramd_server.storage.snapshots import SnapshotStore
 
 __all__ = ["Server"]
 
@@ -49,10 +67,14 @@ _log = logging.getLogger(__name__)
 _PARAMETERS: Final = parameter_service_pb2.DESCRIPTOR.services_by_name["ParameterService"]
 _SESSIONS: Final = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 _TRAINING: Final = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"]
-_SERVICES: Final = (_PARAMETERS, _SESSIONS, _TRAINING)
+_CLUSTER: Final = cluster_service_pb2.DESCRIPTOR.services_by_name["ClusterService"]
+_SNAPSHOTS: Final = snapshot_service_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
+_SERVICES: Final = (_PARAMETERS, _SESSIONS, _TRAINING, _SNAPSHOTS)
+_NUM_CLUSTER_THREADS: Final = 64
 _NUM_CONTROL_THREADS: Final = 8
 _NUM_WAITING_THREADS: Final = 64
 _NUM_PROBE_THREADS: Final = 2
+_NUM_REFUSING_THREADS: Final = 2
 _TICK_S: Final = 1.0
 
 # Calls of a few kilobytes that others wait for. They run on threads of their own, so that streams
@@ -61,9 +83,9 @@ _CONTROL: Final = (
     *("Declare", "List", "SetAttributes", "ZeroGrad", "Delete"),
     *("Hello", "GetStatus", "Join", "Heartbeat", "Leave"),
     *("DeclareTrainer", "ListTrainers", "DeleteTrainer", "JoinTrainer", "LeaveTrainer"),
-    "SetLearningRate",
+    *("SetLearningRate", "SaveSnapshot", "ListSnapshots"),
 )
-_WAITING: Final = ("Once", "Barrier", "AwaitStep")
+_WAITING: Final = ("Once", "Barrier", "AwaitStep", "AwaitSnapshot")
 
 _OPTIONS: Final = (
     # Two servers on one port would share its connections between them.
@@ -79,10 +101,17 @@ class Server:
 
     Args:
         config: its settings.
+        restart: called when the server has to be started again from another snapshot, whose number
+            is in `restart_from` then.
+
+    Attributes:
+        restart_from: the number of that snapshot, of which 0 is nothing; else None.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, restart: Callable[[], None] = lambda: None) -> None:
         self._config = config
+        self._restart = restart
+        self.restart_from: int | None = None
         self._devices = Devices(MemoryAccount(config.memory_limit))
         self._streams = OpenStreams(stall_s=config.stall_s)
         self._stopped = threading.Event()
@@ -93,10 +122,30 @@ class Server:
         self._health = health.HealthServicer(
             experimental_non_blocking=True, experimental_thread_pool=self._probes
         )
-        self._server = grpc.server(self._data, options=_OPTIONS)
-        directory = config.snapshot_dir
-        self._store = None if directory is None else SnapshotStore(directory)
-        self._sections: tuple[Section, ...] = ()
+        self._security = Security(config)
+        self._refusing = _pool("refusing", _NUM_REFUSING_THREADS)
+        token_file = self._security.token_file
+        self._authorization = (
+            None if token_file is None else Authorization(lambda: token_file.tokens, self._refusing)
+        )
+        self._server = grpc.server(
+            self._data,
+            interceptors=() if self._authorization is None else (self._authorization,),
+            options=_OPTIONS,
+        )
+        self._role = ShardRole(
+            config,
+            RoleHooks(
+                snapshots=self._restorable,
+                snapshot=self._on_snapshot,
+                restart=self._start_again,
+                lost=self._abandon_snapshot,
+                formed=self._forget_stopped,
+            ),
+            self._open_channel,
+        )
+        self._followed = FollowedSnapshots(self._role)
+        self._cluster_calls = _pool("cluster", _NUM_CLUSTER_THREADS)
         self._add_services()
         self.addresses: tuple[str, ...] = ()
 
@@ -107,8 +156,8 @@ class Server:
             OSError: where an address cannot be bound.
             SnapshotError: where the state of before cannot be taken up.
         """
-        if self._store is not None:
-            self._take_up(self._store)
+        self._keeper.take_up()
+        self._role.begin(self._standing(), self._trainers, self._operations)
         self.addresses = tuple(self._bind(address) for address in self._config.listen)
         self._server.start()
         self._members.begin_leases()
@@ -119,7 +168,51 @@ class Server:
             _write_atomically(
                 self._config.port_file, json.dumps({"addresses": list(self.addresses)}) + "\n"
             )
+        self._role.start()
+        self._keeper.snapshots.start()
         _log.info("serving on %s", ", ".join(self.addresses))
+
+    def _standing(self) -> Standing:
+        """Where this server stands when it starts."""
+        origin, taken_up = self._keeper.origin, self._keeper.taken_up
+        return Standing(
+            self._registry.epoch,
+            # Of a snapshot of all shards every one of them can be made to start.
+            generation=0 if taken_up is not None else origin.generation,
+            position=origin.position,
+            snapshot=0 if taken_up is None else taken_up.number,
+            snapshots=self._restorable(),
+            whole_steps=self._trainers.whole_steps,
+        )
+
+    def _restorable(self) -> frozenset[int]:
+        return self._keeper.restorable()
+
+    def _on_snapshot(self, record: SnapshotRecord | SnapshotResult) -> None:
+        self._followed.carry_out(record)
+
+    def _abandon_snapshot(self, why: str) -> None:
+        self._keeper.snapshots.abandon(why)
+
+    def _forget_stopped(self) -> None:
+        self._keeper.forget_stopped()
+
+    def _cluster(self) -> session_service_pb2.Cluster:
+        """Which of which cluster this server is."""
+        return session_service_pb2.Cluster(
+            id=self._role.cluster_id,
+            shard=self._config.shard,
+            num_shards=self._config.num_shards,
+            split_elements=self._config.split_elements,
+            generation=self._role.generation,
+        )
+
+    def _start_again(self, snapshot: int) -> None:
+        self.restart_from = snapshot
+        self._restart()
+
+    def _open_channel(self, target: str) -> Channel:
+        return Channel(grpc_target(target), peer_credentials(self._config).load())
 
     def stop(self, grace_s: float | None = None) -> None:
         """Takes no new calls, lets those that run finish, saves the state, and ends.
@@ -133,35 +226,35 @@ class Server:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        if self.restart_from is None:
+            self._role.leave()
         self._health.enter_graceful_shutdown()
+        self._keeper.stop_snapshots()
         _log.info("draining %d streams", len(self._streams))
+        if self.restart_from is not None:
+            # What goes on now goes on in a past that is being left.
+            grace_s = 0.0
         self._server.stop(self._config.grace_s if grace_s is None else grace_s).wait()
-        for pool in (self._probes, self._control, self._waiting, self._data):
+        for pool in (
+            self._cluster_calls,
+            self._refusing,
+            self._probes,
+            self._control,
+            self._waiting,
+            self._data,
+        ):
             # A call that was cut off may be committing: it is saved with its effect, or not at all.
-            pool.shutdown(wait=self._store is not None, cancel_futures=True)
+            pool.shutdown(wait=self._keeper.store is not None, cancel_futures=True)
         if self._config.port_file is not None:
             self._config.port_file.unlink(missing_ok=True)
-        if self._store is not None:
-            self._save(self._store)
+        self._followed.close()
+        if self.restart_from is None:
+            self._keeper.save_last(
+                SnapshotOrigin(self._role.cluster_id, self._role.generation, self._role.position)
+            )
+        else:
+            self._keeper.leave()
         _log.info("stopped")
-
-    def _take_up(self, store: SnapshotStore) -> None:
-        store.lock()
-        number = store.choose(self._config.restore)
-        if number is not None:
-            _log.info("taking up snapshot %d", number)
-            with store.taking_up(number) as snapshot:
-                restore_sections(self._sections, snapshot)
-            _log.info("took up snapshot %d", number)
-
-    def _save(self, store: SnapshotStore) -> None:
-        try:
-            saved = save_sections(self._sections)
-            if store.taken_up is None and all(section.blank for section in saved.values()):
-                return
-            _log.info("saved snapshot %d", store.save(saved))
-        finally:
-            store.unlock()
 
     def _add_services(self) -> None:
         # An epoch orders nothing; it only tells one start of a server from another.
@@ -170,8 +263,19 @@ class Server:
         members = Members()
         self._members = members
         operations.listen(members.renew)
-        trainers = Trainers(World(registry, members, operations, STEP_ANSWERS, workers))
-        self._sections = (
+        trainers = Trainers(
+            World(
+                registry,
+                members,
+                operations,
+                STEP_ANSWERS,
+                workers,
+                commits=self._role,
+                shard=self._config.shard,
+            )
+        )
+        self._registry, self._operations, self._trainers = registry, operations, trainers
+        sections: tuple[Section, ...] = (
             ParametersSection(registry),
             OperationsSection(operations),
             ClaimsSection(claims),
@@ -179,14 +283,40 @@ class Server:
             MembersSection(members),
             TrainersSection(registry, trainers),
         )
+        clustered = self._config.num_shards > 1
+        orders = ClusterOrders(self._role) if clustered else None
+        self._keeper = StateKeeper(
+            self._config,
+            sections,
+            Standstill(
+                operations.gate,
+                lambda: [each.condition for each in sorted(trainers.all(), key=_name_of)],
+                registry,
+            ),
+            self._devices,
+            orders=orders,
+        )
+        self._followed.saver = self._keeper.saver
+        if orders is not None:
+            orders.saver = self._keeper.saver
         directory = SnapshotDirectory(self._config.snapshot_dir)
         polls = WaitingSlots(_NUM_WAITING_THREADS - 8)
         services = {
             _PARAMETERS: ParameterServicer(
-                registry, operations, workers, FileCalls(registry, operations, directory)
+                registry,
+                operations,
+                workers,
+                FileCalls(registry, operations, directory, self._authorization),
             ),
             _SESSIONS: SessionServicer(
-                registry, claims, Barriers(members.identities), workers, members, polls=polls
+                registry,
+                claims,
+                Barriers(members.identities),
+                workers,
+                members,
+                polls=polls,
+                snapshots=self._keeper.snapshots,
+                cluster=self._cluster,
             ),
             _TRAINING: TrainingServicer(
                 registry,
@@ -196,14 +326,18 @@ class Server:
                 waiting=WaitingSlots(max(1, self._config.num_threads // 4)),
                 polls=polls,
             ),
+            _SNAPSHOTS: SnapshotServicer(self._keeper.snapshots, operations, polls=polls),
         }
         pools = dict.fromkeys(_CONTROL, self._control) | dict.fromkeys(_WAITING, self._waiting)
         self._server.add_generic_rpc_handlers(
             tuple(
-                service_handler(ServiceMethods(service, servicer, pools, self._streams))
+                service_handler(
+                    ServiceMethods(service, servicer, pools, self._streams, self._role.serving)
+                )
                 for service, servicer in services.items()
             )
         )
+        self._add_cluster_service(trainers)
         self._add_health()
         reflection.enable_server_reflection(
             (
@@ -213,6 +347,22 @@ class Server:
             ),
             self._server,
         )
+
+    def _add_cluster_service(self, trainers: Trainers) -> None:
+        servicer = ClusterServicer(lambda: self._role.coordinator, trainers, self._on_part)
+        pools = dict.fromkeys((each.name for each in _CLUSTER.methods), self._cluster_calls)
+        self._server.add_generic_rpc_handlers(
+            (service_handler(ServiceMethods(_CLUSTER, servicer, pools, self._streams)),)
+        )
+
+    def _on_part(self, shard: int, number: int, directory: str, part: bytes, error: str) -> None:
+        try:
+            entry = json.loads(part) if part else None
+        except ValueError as err:
+            entry, error = None, f"shard {shard} reports what is no JSON: {err}"
+        if error:
+            error = f"shard {shard}: {error}"
+        self._keeper.snapshots.report(number, shard, entry, error)
 
     def _add_health(self) -> None:
         answer = self._health.Check
@@ -229,7 +379,7 @@ class Server:
 
     def _bind(self, address: str) -> str:
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._security.add_port(self._server, address)
         except RuntimeError as err:
             raise OSError(f"cannot listen on {address}: {err}") from err
         if address.startswith("unix:"):
@@ -243,6 +393,12 @@ class Server:
             self._streams.cut_stalled()
             self._members.expire()
             self._devices.spares.trim()
+            self._security.refresh()
+            self._role.check()
+
+
+def _name_of(trainer: TrainerState) -> str:
+    return trainer.spec.name
 
 
 def _check_declared(spec: ParameterSpec) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from paramd.placement import DEFAULT_SPLIT_ELEMENTS
+from paramd.transport.credentials import is_loopback
 
 __all__ = ["ServerConfig", "default_memory_limit", "is_loopback", "parse_size"]
 
@@ -27,6 +27,15 @@ class ServerConfig:
     Attributes:
         listen: addresses, each HOST:PORT or unix:PATH.
         insecure: whether addresses beyond loopback may be served without TLS.
+        tls_cert: PEM file with the server's certificate: TCP addresses have TLS.
+        tls_key: PEM file with its key.
+        client_ca: PEM file with the authority of the certificates that clients have to show; None
+            where they need none.
+        token_file: the tokens that calls need, by digest; None where they need none.
+        peer_ca: PEM file with the authority of the coordinator's certificate; None: `client_ca`.
+        peer_cert: PEM file with what this shard shows to the coordinator; None: `tls_cert`.
+        peer_key: PEM file with its key; None: `tls_key`.
+        peer_token_file: holds the token, with the right admin, for the coordinator.
         snapshot_dir: where files on the server's side are, and what it saves of itself when it
             stops; None for nowhere.
         restore: the snapshot that it starts from: 'latest', 'none', or a number.
@@ -47,6 +56,14 @@ class ServerConfig:
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
     insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    token_file: Path | None = None
+    peer_ca: Path | None = None
+    peer_cert: Path | None = None
+    peer_key: Path | None = None
+    peer_token_file: Path | None = None
     snapshot_dir: Path | None = None
     restore: str = "latest"
     memory_limit: int = 0
@@ -71,19 +88,30 @@ class ServerConfig:
         for address in self.listen:
             if not re.fullmatch(r"unix:.+|.+:\d{1,5}", address):
                 raise ValueError(f"--listen takes HOST:PORT or unix:PATH, but got {address!r}")
-            if not self.insecure and not is_loopback(address):
+            if self.tls_cert is None and not self.insecure and not is_loopback(address):
                 raise ValueError(
-                    f"--listen {address} is reachable beyond this machine and has no TLS: say "
-                    "--insecure to serve it all the same"
+                    f"--listen {address} is reachable beyond this machine and has no TLS: give "
+                    "--tls-cert and --tls-key, or say --insecure to serve it all the same"
                 )
         if not re.fullmatch(r"latest|none|\d{1,18}", self.restore, re.ASCII):
             raise ValueError(
                 "--restore takes 'latest', 'none' or the number of a snapshot, but got "
                 f"{self.restore[:40]!r}"
             )
+        self._check_security()
         self._check_cluster()
         if self.memory_limit <= 0:
             object.__setattr__(self, "memory_limit", default_memory_limit())
+
+    def _check_security(self) -> None:
+        for prefix, cert, key in (
+            ("--tls", self.tls_cert, self.tls_key),
+            ("--peer", self.peer_cert, self.peer_key),
+        ):
+            if (cert is None) != (key is None):
+                raise ValueError(f"{prefix}-cert and {prefix}-key are given together or not at all")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ValueError("--client-ca needs --tls-cert and --tls-key")
 
     def _check_cluster(self) -> None:
         if not 0 <= self.shard < self.num_shards:
@@ -107,19 +135,6 @@ class ServerConfig:
             raise ValueError("--snapshot-every needs --snapshot-dir")
         if self.snapshot_every_s and self.shard:
             raise ValueError("--snapshot-every is for shard 0, which orders the snapshots of all")
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_size(text: str) -> int:

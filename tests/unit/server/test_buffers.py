@@ -69,7 +69,11 @@ def gradient(plant: Plant, name: str, context: Context) -> Array:
 
 def step(plant: Plant, trainer: StoredTrainer, **options: Any) -> bool:
     options = {"batch_size": 1.0, **options}
-    return plant.buffers.update(trainer, StepOptions(trainer.spec.name, **options))
+    skipped, position = plant.buffers.update(
+        trainer, StepOptions(trainer.spec.name, **options), plant.operation("client")
+    )
+    assert position == 0
+    return skipped
 
 
 def test_buffers_are_summed_over_the_contexts(plant: Plant) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
 from paramd.context import Context, cpu, gpu
-from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec, Shape
+from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
+from paramd_server.core.capture import no_scratch
 from paramd_server.core.coordination import Claims
+from paramd_server.core.held_buffers import BufferHolds
 from paramd_server.core.initialization import initialize
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.registry import Registry
@@ -23,54 +25,16 @@ from paramd_server.core.snapshot import (
     Section,
     SnapshotError,
     restore_sections,
-    save_sections,
     whole_array,
 )
 from paramd_server.core.snapshot_buffers import restore_buffers, save_buffers
 from paramd_server.core.snapshot_parameters import ParametersSection
 from paramd_server.core.snapshot_sessions import ClaimsSection, OperationsSection, WorkersSection
 from paramd_server.core.workers import Workers
+from tests.support.snapshots import MemorySnapshot, captured, saved
 
 SHAPE = (4, 5)
 ONE = InitializerSpec("one")
-
-
-class Memory:
-    """A snapshot in memory, through JSON."""
-
-    def __init__(self, saved: Mapping[str, SavedSection]) -> None:
-        documents = {name: section.document for name, section in saved.items()}
-        self.documents: dict[str, dict[str, Any]] = json.loads(json.dumps(documents))
-        self.stored = {
-            f"{name}/{array.key}": np.concatenate([b.reshape(-1) for b in array.blocks()])
-            .reshape(array.shape)
-            .astype(array.dtype)
-            for name, section in saved.items()
-            for array in section.arrays
-        }
-        self.left = list(self.stored)
-
-    def arrays(self, section: str) -> ArraysReader:
-        return _Arrays(self, section)
-
-    def unread(self) -> Sequence[str]:
-        return self.left
-
-
-class _Arrays:
-    def __init__(self, memory: Memory, section: str) -> None:
-        self.memory = memory
-        self.section = section
-
-    def describe(self, key: str) -> tuple[Shape, np.dtype[Any]]:
-        array = self.memory.stored[f"{self.section}/{key}"]
-        return array.shape, array.dtype
-
-    def read(self, key: str, target: np.ndarray[Any, Any]) -> None:
-        name = f"{self.section}/{key}"
-        assert (target.shape, target.dtype) == self.describe(key)
-        target[...] = self.memory.stored[name]
-        self.memory.left.remove(name)
 
 
 def empty(limit: int = 4 << 20) -> Registry:
@@ -85,13 +49,17 @@ def held(registry: Registry, name: str, *contexts: Context, **attributes: Any) -
         return parameter
 
 
+def blank(sections: Sequence[Section]) -> bool:
+    return all(section.blank for section in captured(sections).sections().values())
+
+
 def array_of(parameter: Any, context: Context) -> Any:
     return parameter.backend(context).host(parameter.copies[context])
 
 
-def again(registry: Registry, limit: int = 4 << 20) -> tuple[Registry, Memory]:
+def again(registry: Registry, limit: int = 4 << 20) -> tuple[Registry, MemorySnapshot]:
     """Another registry that took up what the first one saved."""
-    memory = Memory(save_sections([ParametersSection(registry)]))
+    memory = saved([ParametersSection(registry)], registry)
     other = empty(limit)
     restore_sections([ParametersSection(other)], memory)
     return other, memory
@@ -129,7 +97,7 @@ def test_counters_go_on_under_the_new_epoch() -> None:
     registry = empty()
     parameter = held(registry, "w")
     parameter.counter, parameter.gradient_counter = 2**40, 7
-    memory = Memory(save_sections([ParametersSection(registry)]))
+    memory = saved([ParametersSection(registry)], registry)
     other = Registry(Devices(MemoryAccount(1 << 20)), 11, lambda spec: None)
     restore_sections([ParametersSection(other)], memory)
     with other.hold(["w"]) as (taken,):
@@ -147,7 +115,7 @@ def test_state_that_does_not_fit_names_the_parameter() -> None:
 def test_context_that_is_not_there_is_named() -> None:
     registry = empty()
     held(registry, "w")
-    memory = Memory(save_sections([ParametersSection(registry)]))
+    memory = saved([ParametersSection(registry)], registry)
     memory.documents["parameters"]["parameters"][0]["copies"][0]["context"] = str(gpu(0))
     with pytest.raises(SnapshotError, match=r"gpu\(0\)"):
         restore_sections([ParametersSection(empty())], memory)
@@ -157,7 +125,7 @@ def test_context_that_is_not_there_is_named() -> None:
 def test_document_that_lacks_something(missing: str) -> None:
     registry = empty()
     held(registry, "w")
-    memory = Memory(save_sections([ParametersSection(registry)]))
+    memory = saved([ParametersSection(registry)], registry)
     del memory.documents["parameters"]["parameters"][0][missing]
     with pytest.raises(SnapshotError, match=f"'parameters'.*'{missing}'"):
         restore_sections([ParametersSection(empty())], memory)
@@ -166,7 +134,7 @@ def test_document_that_lacks_something(missing: str) -> None:
 def test_a_server_that_holds_something_takes_nothing_up() -> None:
     registry = empty()
     held(registry, "w")
-    memory = Memory(save_sections([ParametersSection(registry)]))
+    memory = saved([ParametersSection(registry)], registry)
     with pytest.raises(SnapshotError, match="already"):
         restore_sections([ParametersSection(registry)], memory)
 
@@ -179,7 +147,7 @@ def test_windows_come_back_with_their_answers() -> None:
     window.run(Operation(b"a" * 16, 4, 0), lambda: b"\0four")
     with pytest.raises(ZeroDivisionError):
         window.run(Operation(b"a" * 16, 7, 0), lambda: bytes(1 // 0))
-    memory = Memory(save_sections([OperationsSection(window)]))
+    memory = saved([OperationsSection(window)])
     other = OperationWindow()
     restore_sections([OperationsSection(other)], memory)
     assert other.saved() == window.saved()
@@ -191,7 +159,7 @@ def test_windows_come_back_with_their_answers() -> None:
 def test_lists_of_a_window_that_do_not_fit() -> None:
     window = OperationWindow()
     window.run(Operation(b"a" * 16, 1, 0), lambda: b"answer")
-    memory = Memory(save_sections([OperationsSection(window)]))
+    memory = saved([OperationsSection(window)])
     memory.stored["operations/answers"] = memory.stored["operations/answers"][:-1]
     with pytest.raises(SnapshotError, match="'operations'"):
         restore_sections([OperationsSection(OperationWindow())], memory)
@@ -206,9 +174,9 @@ def test_sections_of_an_untouched_server_are_blank() -> None:
         WorkersSection(workers),
     ]
     workers.greet(b"a" * 16, "came")
-    assert all(section.blank for section in save_sections(sections).values())
+    assert blank(sections)
     workers.count_push(b"a" * 16, 1)
-    assert not all(section.blank for section in save_sections(sections).values())
+    assert not blank(sections)
 
 
 class Extra:
@@ -219,38 +187,40 @@ class Extra:
     def __init__(self) -> None:
         self.taken: Mapping[str, Any] | None = None
 
-    def save(self) -> SavedSection:
-        return SavedSection({"number": 0.1}, [whole_array("a/b", np.arange(3))])
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
+        return lambda: SavedSection({"number": 0.1}, [whole_array("a/b", np.arange(3))])
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         self.taken = document
 
 
 def test_array_that_nobody_takes_up_is_an_error() -> None:
-    memory, extra = Memory(save_sections([Extra()])), Extra()
+    memory, extra = saved([Extra()]), Extra()
     with pytest.raises(SnapshotError, match="'extra/a/b'"):
         restore_sections([extra], memory)
     assert extra.taken == {"number": 0.1}
 
 
 def test_section_that_nobody_knows_is_an_error_and_one_that_is_not_there_stays_empty() -> None:
-    memory, extra = Memory(save_sections([Extra()])), Extra()
+    memory, extra = saved([Extra()]), Extra()
     with pytest.raises(SnapshotError, match="'extra' is unknown"):
         restore_sections([ClaimsSection(Claims())], memory)
-    restore_sections([extra], Memory({}))
+    restore_sections([extra], MemorySnapshot({}))
     assert extra.taken is None
 
 
 def test_two_sections_of_one_name() -> None:
     with pytest.raises(ValueError, match="'extra'"):
-        save_sections([Extra(), Extra()])
+        captured([Extra(), Extra()])
 
 
 def test_context_that_comes_twice() -> None:
     devices = empty().devices
     buffers = {cpu(): devices.backend(cpu()).zeros(SHAPE, np.dtype("f4"), cpu())}
-    entries, arrays = save_buffers("key", buffers, devices)
+    holds = BufferHolds(devices, no_scratch)
+    held = {each: holds.find(buffer, by_rows=False) for each, buffer in buffers.items()}
+    entries, arrays = save_buffers("key", held, nullcontext())
     assert entries == [{"context": "cpu(0)", "array": None}]
     assert arrays == []
     with pytest.raises(ValueError, match="twice"):
-        restore_buffers(entries * 2, Memory({}).arrays(""), SHAPE, np.dtype("f4"), devices)
+        restore_buffers(entries * 2, MemorySnapshot({}).arrays(""), SHAPE, np.dtype("f4"), devices)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from paramd_server.core.snapshot import SavedArray, SavedSection, SnapshotError, whole_array
-from paramd_server.storage import snapshot_part, snapshots
+from paramd.errors import PathNotAllowedError
+from paramd_server.core.snapshot import (
+    SavedArray,
+    SavedSection,
+    SnapshotError,
+    SnapshotName,
+    SnapshotOrigin,
+    whole_array,
+)
+from paramd_server.storage import snapshot_part
+from paramd_server.storage.snapshot_files import checksum
 from paramd_server.storage.snapshots import SnapshotStore
 
 
@@ -24,9 +35,19 @@ def content(number: int, count: int = 3) -> dict[str, SavedSection]:
     }
 
 
+def save(store: SnapshotStore, sections: dict[str, SavedSection], directory: str = "") -> int:
+    """Saves a snapshot of one part, as a server alone does."""
+    name = SnapshotName(store.next_number(), directory)
+    kept = store.kept(name)
+    entry = store.write_part(name, sections)
+    store.commit(name, store.manifest(name, [entry], SnapshotOrigin("c", 2**63 + 1, 7)))
+    store.prune(kept)
+    return name.number
+
+
 def read(store: SnapshotStore, number: int) -> tuple[Any, dict[str, bytes]]:
     """Everything of a snapshot."""
-    with store.taking_up(number) as reader:
+    with store.taking_up(store.find(number)) as reader:
         found = {}
         for name in list(reader.unread()):
             section, _, key = name.partition("/")
@@ -53,7 +74,7 @@ def test_what_is_saved_is_read(store: SnapshotStore) -> None:
     saved = SavedSection(
         {"a": [1, 0.1, None, True, "\0"]}, [whole_array(*i) for i in arrays.items()]
     )
-    number = store.save({"__metadata__": saved, "blank": SavedSection({})})
+    number = save(store, {"__metadata__": saved, "blank": SavedSection({})})
     documents, found = read(store, number)
     assert documents == {"__metadata__": {"a": [1, 0.1, None, True, "\0"]}, "blank": {}}
     assert found == {f"__metadata__/{key}": array.tobytes() for key, array in arrays.items()}
@@ -63,12 +84,12 @@ def test_many_arrays_go_into_several_files(
     store: SnapshotStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_part, "_MAX_ARRAYS", 4)
-    number = store.save(content(1, 11))
+    number = save(store, content(1, 11))
     assert len(list(tmp_path.glob("snapshots/*/*.safetensors"))) == 3
     assert len(read(store, number)[1]) == 12
     monkeypatch.setattr(snapshot_part, "_MAX_ARRAYS", 100)
     monkeypatch.setattr(snapshot_part, "_MAX_KEY_BYTES", 30)
-    assert read(store, store.save(content(1, 11))) == read(store, number)
+    assert read(store, save(store, content(1, 11))) == read(store, number)
 
 
 def test_array_of_another_size_than_it_says(store: SnapshotStore) -> None:
@@ -76,20 +97,20 @@ def test_array_of_another_size_than_it_says(store: SnapshotStore) -> None:
         saved = whole_array("a", wrong)
         array = SavedArray("a", (4,), saved.dtype, saved.blocks)
         with pytest.raises(SnapshotError, match="16 bytes"):
-            store.save({"one": SavedSection({}, [array])})
+            save(store, {"one": SavedSection({}, [array])})
     assert store.committed() == []
 
 
 def test_the_newest_are_kept_and_the_one_taken_up(store: SnapshotStore, tmp_path: Path) -> None:
     for number in range(1, 4):
-        assert store.save(content(number)) == number
+        assert save(store, content(number)) == number
     assert store.committed() == [2, 3]
-    with store.taking_up(2):
+    with store.taking_up(store.find(2)):
         pass
     for number in (4, 5, 6):
-        store.save(content(number))
+        save(store, content(number))
     assert store.committed() == [2, 5, 6]
-    assert SnapshotStore(tmp_path).save(content(7)) == 7
+    assert save(SnapshotStore(tmp_path), content(7)) == 7
     assert store.committed() == [6, 7]
 
 
@@ -97,58 +118,271 @@ class Crash(BaseException):
     """The end of the process."""
 
 
-def test_a_crash_at_any_point_leaves_the_last_good_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every step that writes to the disk is the last one, once."""
-    root = tmp_path / "state"
-    root.mkdir()
-    steps = [
-        (snapshots, "_sync"),
-        (snapshots, "_write_synced"),
-        (snapshots, "write_part"),
-        (shutil, "rmtree"),
-        (Path, "replace"),
-        (Path, "unlink"),
-        (Path, "mkdir"),
-    ]
-    left = 0
-    for owner, name in steps:
-        original = getattr(owner, name)
+_STEPS = ("fsync", "pwrite", "replace", "rename", "mkdir", "unlink", "rmdir")
 
-        def step(*args: Any, original: Any = original, **kwargs: Any) -> Any:
-            nonlocal left
-            if left == 0:
-                raise Crash
-            left -= 1
+
+class Faults:
+    """Lets a number of system calls that change files through, and fails the next one, or all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = 10**9
+        self.failure: BaseException = Crash()
+        self.for_good = False
+        for name in _STEPS:
+            monkeypatch.setattr(os, name, self._step(getattr(os, name)))
+
+    def _step(self, original: Any) -> Any:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if self.left == 0:
+                if not self.for_good:
+                    self.left = 10**9
+                raise self.failure
+            self.left -= 1
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(owner, name, step)
-    value, last = 0, 0
-    for after in range(60):
-        store = SnapshotStore(root)
-        value, left = value + 1, after
+        return step
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    return Faults(monkeypatch)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_crash_at_any_point_leaves_the_last_good_one(
+    tmp_path: Path, faults: Faults, named: bool
+) -> None:
+    """Every step that writes to the disk is the last one, once."""
+    value, last, finished, after = 0, 0, 0, 0
+    while finished < 3:
+        store = SnapshotStore(tmp_path, wait_s=0.0)
+        store.lock()
+        value, faults.left, faults.for_good = value + 1, after, True
         try:
-            store.save(content(value))
-            finished = True
+            save(store, content(value), f"name/{value}" if named else "")
+            finished += 1
         except Crash:
-            finished = False
-        left = 10**9
+            finished = 0
+        faults.left = 10**9
+        store.unlock()
+        store = SnapshotStore(tmp_path, wait_s=0.0)
+        store.lock()
         newest = store.choose("latest")
-        if newest is None:
+        if newest is not None:
+            documents, found = read(store, newest.number)
+            got = documents["one"]["number"]
+            assert got == value if finished else got in (last, value), (after, got, last, value)
+            assert set(np.frombuffer(found["one/key/2"], "f4")) == {got}
+            last = got
+            if named:
+                assert newest.directory == f"name/{got}", "a later start gives it its name"
+        else:
             assert last == 0
-            continue
-        documents, found = read(store, newest)
-        got = documents["one"]["number"]
-        assert got == value if finished else got in (last, value), (after, got, last, value)
-        assert set(np.frombuffer(found["one/key/2"], "f4")) == {got}
-        last = got
-    assert finished, "the last rounds have steps enough"
-    assert len(store.committed()) == 2
+        store.unlock()
+        after += 1
+    assert after > 15, "there are that many steps"
+    # What the crashes left is gone, but for the snapshots themselves.
+    folders = [each for each in (tmp_path / "snapshots").iterdir() if each.is_dir()]
+    assert len(folders) == (0 if named else 2)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_full_disk_at_any_point_leaves_the_others_as_they_were(
+    tmp_path: Path, faults: Faults, named: bool
+) -> None:
+    store = SnapshotStore(tmp_path, wait_s=0.0)
+    faults.failure = OSError(errno.ENOSPC, "No space left on device")
+    first = save(store, content(1))
+    good = read(store, first)
+    failed, after, finished = 0, 0, 0
+    while finished < 3:
+        faults.left = after
+        directory = f"name/{after}" if named else ""
+        before = store.committed()
+        try:
+            number = save(store, content(7), directory)
+            finished += 1
+        except SnapshotError as err:
+            message = str(err)
+            failed, finished = failed + 1, 0
+            assert "No space left" in message
+            assert store.committed() == before, after
+            assert not directory or not (tmp_path / directory).exists()
+        else:
+            assert read(store, number)[0]["one"]["number"] == 7
+        faults.left = 10**9
+        if first in store.committed():
+            assert read(store, first) == good
+        after += 1
+    assert failed > 8
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+# Several shards
+
+
+def pair(one: Path, other: Path) -> tuple[SnapshotStore, SnapshotStore]:
+    """The stores of two shards."""
+    return (
+        SnapshotStore(one, shard=0, num_shards=2, wait_s=0.0),
+        SnapshotStore(other, shard=1, num_shards=2, wait_s=0.0),
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("directory", ["", "kept/before"])
+def test_each_shard_writes_its_part_and_all_the_same_manifest(
+    tmp_path: Path, shared: bool, directory: str
+) -> None:
+    stores = pair(tmp_path / "a", tmp_path / ("a" if shared else "b"))
+    for store in stores:
+        store.lock()
+    name = SnapshotName(3, directory)
+    parts = [store.write_part(name, content(shard)) for shard, store in enumerate(stores)]
+    assert [store.committed() for store in stores] == [[], []]
+    manifest = stores[0].manifest(name, parts, SnapshotOrigin("cluster", 2**64 - 1, 12))
+    for store in stores:
+        store.commit(name, manifest)
+        # What is whole is left alone.
+        store.discard(name)
+    for shard, store in enumerate(stores):
+        assert store.committed() == [3]
+        assert read(store, 3)[0]["one"]["number"] == shard
+        found = store.manifest_of(name)
+        assert found.origin == SnapshotOrigin("cluster", 2**64 - 1, 12)
+        assert (found.name, found.num_shards) == (name, 2)
+        (info,) = store.all()
+        assert (info.name, info.num_shards) == (name, 2)
+        assert info.size_bytes == sum(sum(part["files"].values()) for part in parts)
+        assert store.choose(directory or "3") == name
+    for store in stores:
+        store.prune([])
+    assert stores[0].committed() == ([3] if directory else [])
+    assert not list(tmp_path.rglob("*.tmp"))
+    for store in stores:
+        store.unlock()
+
+
+@pytest.mark.parametrize("directory", ["", "kept"])
+def test_shards_commit_in_one_directory_at_the_same_time(tmp_path: Path, directory: str) -> None:
+    count = 4
+    stores = [
+        SnapshotStore(tmp_path, shard=shard, num_shards=count, wait_s=0.0) for shard in range(count)
+    ]
+    for number in range(1, 21):
+        name = SnapshotName(number, f"{directory}/{number}" if directory else "")
+        parts = [store.write_part(name, content(number)) for store in stores]
+        manifest = stores[0].manifest(name, parts, SnapshotOrigin())
+        kept = stores[0].kept(name)
+        barrier = threading.Barrier(count)
+        failures: list[BaseException] = []
+
+        def finish(store: SnapshotStore, *more: Any, failures: Any = failures) -> None:
+            name, manifest, kept, barrier = more
+            barrier.wait()
+            try:
+                store.commit(name, manifest)
+                store.prune(kept)
+            except BaseException as err:
+                failures.append(err)
+
+        threads = [
+            threading.Thread(target=finish, args=(store, name, manifest, kept, barrier))
+            for store in stores
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        for store in stores:
+            assert read(store, number)[0]["one"]["number"] == number
+    assert len(stores[0].committed()) == (20 if directory else 2)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_one_shard_gives_up_without_harm_to_the_part_of_another(tmp_path: Path) -> None:
+    one, other = pair(tmp_path, tmp_path)
+    name = SnapshotName(1)
+    parts = [store.write_part(name, content(1)) for store in (one, other)]
+    one.discard(name)
+    assert sorted(each.name for each in (tmp_path / "snapshots/00000001").iterdir()) == sorted(
+        parts[1]["files"]
+    )
+    other.discard(name)
+    assert list((tmp_path / "snapshots").iterdir()) == []
+
+
+def test_snapshot_of_another_number_of_shards_says_so(tmp_path: Path) -> None:
+    alone = SnapshotStore(tmp_path, wait_s=0.0)
+    save(alone, content(1))
+    one, _ = pair(tmp_path, tmp_path)
+    with pytest.raises(SnapshotError, match=r"1 shards.*one of 2"):
+        read(one, 1)
+
+
+# Names
+
+
+def test_named_snapshot_is_never_pruned_and_never_overwritten(
+    store: SnapshotStore, tmp_path: Path
+) -> None:
+    named = save(store, content(1), "before finetuning")
+    for number in range(2, 6):
+        save(store, content(number))
+    assert store.committed() == [named, 4, 5]
+    assert store.choose("latest") == SnapshotName(5)
+    assert store.choose("before finetuning") == SnapshotName(named, "before finetuning")
+    assert read(store, named)[0]["one"]["number"] == 1
+    with pytest.raises(SnapshotError, match="exists already"):
+        save(store, content(9), "before finetuning")
+    assert read(store, named)[0]["one"]["number"] == 1
+    assert SnapshotStore(tmp_path).next_number() > 5
+
+
+@pytest.mark.parametrize("directory", ["..", "/", "../x", "snapshots", "snapshots/00000001", "\0"])
+def test_names_that_are_not_below_the_directory(store: SnapshotStore, directory: str) -> None:
+    with pytest.raises(PathNotAllowedError):
+        store.check_directory(directory)
+    save(store, content(1))
+    with pytest.raises(SnapshotError):
+        store.choose(directory)
+
+
+def test_name_that_is_no_snapshot_or_a_damaged_one(store: SnapshotStore, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SnapshotError, match="empty"):
+        store.choose("empty")
+    save(store, content(1), "named")
+    path = tmp_path / "named" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(SnapshotError, match=r"named/manifest\.json"):
+        store.choose("named")
+    assert store.committed() == []
+
+
+def test_manifest_of_the_first_format_is_read(store: SnapshotStore, tmp_path: Path) -> None:
+    save(store, content(1))
+    path = tmp_path / "snapshots" / "00000001" / "manifest.json"
+    document = json.loads(path.read_text())
+    for key in ("directory", "cluster_id", "generation", "position"):
+        del document[key]
+    rewrite(path, {**document, "format": 1})
+    assert read(store, 1)[0]["one"]["number"] == 1
+    assert store.manifest_of(SnapshotName(1)).origin == SnapshotOrigin()
+
+
+def rewrite(path: Path, document: dict[str, Any]) -> None:
+    """Another manifest, with a marker that fits."""
+    changed = json.dumps(document).encode()
+    path.write_bytes(changed)
+    marker = {"size_bytes": len(changed), "crc32": checksum(changed)}
+    (path.parent / "COMMITTED").write_text(json.dumps(marker))
 
 
 def test_every_byte_counts(store: SnapshotStore, tmp_path: Path) -> None:
-    store.save(content(1))
+    save(store, content(1))
     good = read(store, 1)
     for path in sorted(tmp_path.glob("snapshots/00000001/*")):
         whole = path.read_bytes()
@@ -169,24 +403,27 @@ def test_every_byte_counts(store: SnapshotStore, tmp_path: Path) -> None:
 
 def test_failure_says_which_older_one_is_whole(store: SnapshotStore, tmp_path: Path) -> None:
     for number in (1, 2):
-        store.save(content(number))
-    with pytest.raises(SnapshotError, match=r"one/x.*--restore 1 "), store.taking_up(2) as reader:
+        save(store, content(number))
+    with (
+        pytest.raises(SnapshotError, match=r"one/x.*--restore 1 "),
+        store.taking_up(store.find(2)) as reader,
+    ):
         reader.arrays("one").describe("x")
-    with pytest.raises(SnapshotError, match="no older one"), store.taking_up(1) as reader:
+    with (
+        pytest.raises(SnapshotError, match="no older one"),
+        store.taking_up(store.find(1)) as reader,
+    ):
         reader.arrays("one").read("key/0", np.empty(2, "f4"))
     assert store.taken_up is None
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"num_shards": 3}, {"parts": []}])
+@pytest.mark.parametrize("change", [{"format": 3}, {"num_shards": 3}, {"parts": []}])
 def test_manifest_of_another_kind(
     store: SnapshotStore, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    store.save(content(1))
+    save(store, content(1))
     path = tmp_path / "snapshots" / "00000001" / "manifest.json"
-    changed = json.dumps({**json.loads(path.read_text()), **change}).encode()
-    path.write_bytes(changed)
-    marker = {"size_bytes": len(changed), "crc32": snapshots._checksum(changed)}
-    (path.parent / "COMMITTED").write_text(json.dumps(marker))
+    rewrite(path, {**json.loads(path.read_text()), **change})
     with pytest.raises(SnapshotError, match=r"manifest\.json"):
         read(store, 1)
 
@@ -196,7 +433,7 @@ def test_other_things_in_the_folder_are_left_alone(store: SnapshotStore, tmp_pat
     for name in ("mine", "7", "0000001x", ".00000009"):
         (folder / name).mkdir(parents=True)
     (folder / "00000008").write_text("a file")
-    assert store.save(content(1)) == 1
+    assert save(store, content(1)) == 1
     assert store.committed() == [1]
     assert len(list(folder.iterdir())) == 6
 

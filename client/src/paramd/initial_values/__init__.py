@@ -10,6 +10,7 @@ seed, draw, name and the element's index, and any part of a tensor can be comput
 promises one stream for one of its versions only: the shards of a cluster need the same one.
 """
 
+from paramd.initial_values.parts import values_of_part
 from paramd.initial_values.specs import (
     ARGUMENTS,
     check,
@@ -29,4 +30,5 @@ __all__ = [
     "fill",
     "is_zero",
     "resolve",
+    "values_of_part",
 ]

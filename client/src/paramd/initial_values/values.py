@@ -124,24 +124,29 @@ class Random(InitialValues):
         while position < out.size:
             block, offset = divmod(begin + position, BLOCK)
             part = out[position : position + BLOCK - offset]
-            if offset == 0 and part.dtype == self.dtype:
+            if part.size == self._block_size(block) and part.dtype == self.dtype:
                 self._draw(block, part)
             else:
-                values = self._block(block)[offset : offset + part.size]
+                end = offset + part.size
                 with np.errstate(over="ignore"):
-                    np.copyto(part, values, casting="unsafe")
+                    # Without a name for it, the block goes when the next one comes.
+                    np.copyto(part, self._block(block)[offset:end], casting="unsafe")
             position += part.size
 
     def _block(self, block: int) -> _Array:
         """The values of a block; the last one is kept, for parts that come one by one."""
         if self._last is None or self._last[0] != block:
-            values = np.empty(min(BLOCK, self._size - block * BLOCK), self.dtype)
+            self._last = None  # Before the next one takes memory.
+            values = np.empty(self._block_size(block), self.dtype)
             self._draw(block, values)
             self._last = (block, values)
         return self._last[1]
 
+    def _block_size(self, block: int) -> int:
+        return min(BLOCK, self._size - block * BLOCK)
+
     def _draw(self, block: int, out: _Array) -> None:
-        """The first values of a block, in place: a generator's start does not depend on its end."""
+        """All values of a block, in place."""
         # The counter has 256 bits: the block in the highest 64 leaves 2**192 draws to each.
         generator = np.random.Generator(np.random.Philox(key=self._key, counter=block << 192))
         if self._is_uniform:

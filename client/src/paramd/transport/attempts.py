@@ -10,14 +10,63 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from contextvars import ContextVar
+from typing import Final, Protocol
 
 from paramd.errors import SessionClosedError
 
-__all__ = ["Attempt", "Attempts", "Cancellable"]
+__all__ = ["CALL_GROUP", "Attempt", "Attempts", "CallCancelledError", "CallGroup", "Cancellable"]
 
 # The watching thread goes away after so many seconds without a stream.
 _IDLE_SECONDS = 5.0
+# How often a call that pauses looks whether it is still wanted.
+_LOOK_SECONDS = 0.1
+
+
+class CallCancelledError(Exception):
+    """A call that nobody waits for any more. It never reaches a user."""
+
+
+class CallGroup:
+    """Calls that go on at the same time, and end together when nobody waits for them any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._attempts: set[Attempt] = set()  # guarded by _lock
+        self._cancelled = False  # guarded by _lock
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for them any more."""
+        return self._cancelled
+
+    def add(self, attempt: Attempt) -> None:
+        """Counts an attempt to the group.
+
+        Raises:
+            CallCancelledError: where the group has been cancelled.
+        """
+        with self._lock:
+            if self._cancelled:
+                raise CallCancelledError
+            self._attempts.add(attempt)
+
+    def discard(self, attempt: Attempt) -> None:
+        """Takes out an attempt that has ended."""
+        with self._lock:
+            self._attempts.discard(attempt)
+
+    def cancel(self) -> None:
+        """Ends every attempt, and lets none begin."""
+        with self._lock:
+            self._cancelled = True
+            attempts = list(self._attempts)
+        for attempt in attempts:
+            attempt.end("cancel")
+
+
+CALL_GROUP: Final[ContextVar[CallGroup | None]] = ContextVar("paramd_call_group", default=None)
+"""What the calls of this thread belong to, where several go on at the same time."""
 
 
 class Cancellable(Protocol):
@@ -35,7 +84,7 @@ class Attempt:
         moved: bytes that moved, in either direction.
         moved_at: when the last of them did (monotonic seconds).
         stall_limit: seconds without movement after which it is cut, or None.
-        ended_by: why this side ended it: '', 'fork', 'close', 'stall' or 'failure'.
+        ended_by: why this side ended it: '', 'fork', 'close', 'stall', 'cancel' or 'failure'.
         failure: what the caller's own code raised while it made the messages.
     """
 
@@ -98,6 +147,9 @@ class Attempts:
             SessionClosedError: where the session is closed.
         """
         attempt = Attempt(stall_limit)
+        group = CALL_GROUP.get()
+        if group is not None:
+            group.add(attempt)
         with self._changed:
             while self._paused and not self._closed:
                 self._changed.wait()
@@ -115,15 +167,23 @@ class Attempts:
             attempt.end("failure")
             raise
         finally:
+            if group is not None:
+                group.discard(attempt)
             with self._changed:
                 self._active.discard(attempt)
                 if self._paused or self._closed:
                     self._changed.notify_all()
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps, but not longer than until the session is closed."""
+        """Sleeps, but not longer than until the session is closed, or the call not wanted."""
+        group = CALL_GROUP.get()
+        end = time.monotonic() + seconds
+        while group is not None and not group.cancelled and end - time.monotonic() > _LOOK_SECONDS:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, _LOOK_SECONDS):
+                    return
         with self._changed:
-            self._changed.wait_for(lambda: self._closed, seconds)
+            self._changed.wait_for(lambda: self._closed, max(0.0, end - time.monotonic()))
 
     def pause(self) -> None:
         """Lets no attempt begin."""

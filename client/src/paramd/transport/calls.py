@@ -8,7 +8,7 @@ which is atomic by itself. The meaning of each call stands in `parameter_service
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,12 +18,13 @@ from paramd.spec import (
     InitializeEntry,
     LoadOptions,
     ParameterSpec,
+    Part,
     Selector,
     StoredInfo,
     TensorHead,
     Version,
 )
-from paramd.transport.connection import Connection
+from paramd.transport.connection import Connection, Receiver
 from paramd.transport.conversions import (
     attribute_fields,
     infos_from_wire,
@@ -35,6 +36,7 @@ from paramd.transport.conversions import (
 from paramd.transport.operations import Operation
 from paramd.transport.receiving import (
     Out,
+    Place,
     RowsReceiver,
     SaveReceiver,
     SinkFactory,
@@ -68,6 +70,8 @@ __all__ = [
 ]
 
 _OUTCOMES = {1: "initialized", 2: "deferred", 3: "already_initialized"}
+
+T = TypeVar("T")
 
 Received = list[tuple[TensorHead, TensorValue]]
 
@@ -174,7 +178,7 @@ class Calls:
         selectors: Sequence[Selector],
         current_context: Context,
         *,
-        out: Sequence[Out] | None = None,
+        out: Sequence[Out | Place] | None = None,
     ) -> Received:
         """Pulls values.
 
@@ -191,7 +195,7 @@ class Calls:
         selectors: Sequence[Selector],
         current_context: Context,
         *,
-        out: Sequence[Out] | None = None,
+        out: Sequence[Out | Place] | None = None,
     ) -> Received:
         """Pulls gradient buffers, as `get_data`."""
         return self._get("GetGrad", pb.GetGradRequest, selectors, current_context, out)
@@ -202,7 +206,7 @@ class Calls:
         request_class: Any,
         selectors: Sequence[Selector],
         current_context: Context,
-        out: Sequence[Out] | None,
+        out: Sequence[Out | Place] | None,
     ) -> Received:
         names = [selector.name for selector in selectors]
         if out is not None and len(out) != len(names):
@@ -302,7 +306,9 @@ class Calls:
         for batch in batches(names, name_size):
             self._change("Cast", pb.CastRequest(names=batch, dtype=number), pb.CastResponse)
 
-    def set_attribute(self, names: Sequence[str], attribute: str, value: Any) -> None:
+    def set_attribute(
+        self, names: Sequence[str], attribute: str, value: Any, part: Part | None = None
+    ) -> None:
         """Changes one attribute.
 
         Args:
@@ -310,8 +316,9 @@ class Calls:
             attribute: 'shape' (tuple), 'grad_req' (str), 'lr_mult', 'wd_mult' (float) or 'init'
                 (InitializerSpec, or None to take it away).
             value: its new value.
+            part: with 'shape', which is then that of the part: what of it this server has.
         """
-        fields = attribute_fields(attribute, value)
+        fields = attribute_fields(attribute, value, part)
         for batch in batches(names, name_size):
             request = pb.SetAttributesRequest(names=batch, **fields)
             self._change("SetAttributes", request, pb.SetAttributesResponse)
@@ -343,6 +350,19 @@ class Calls:
                 f"{ids.dtype} of shape {ids.shape}",
                 parameter=name,
             )
+        return self.exchange_rows(
+            name, ids, context, current_context, lambda: RowsReceiver(name, len(ids), out)
+        )
+
+    def exchange_rows(
+        self,
+        name: str,
+        ids: np.ndarray[Any, Any],
+        context: Context | None,
+        current_context: Context,
+        receiver: Callable[[], Receiver[T]],
+    ) -> T:
+        """Pulls rows into a receiver, which is made anew for each attempt. See `pull_rows`."""
         opened = pb.PullRowSparseOpen(name=name, current_context=context_to_wire(current_context))
         if context is not None:
             opened.context.CopyFrom(context_to_wire(context))
@@ -351,9 +371,7 @@ class Calls:
             yield pb.PullRowSparseRequest(open=opened).SerializeToString()
             yield from id_blocks(ids, pb.PullRowSparseRequest)
 
-        return self._connection.exchange(
-            "PullRowSparse", messages, lambda _stack: RowsReceiver(name, len(ids), out)
-        )
+        return self._connection.exchange("PullRowSparse", messages, lambda _stack: receiver())
 
     def save(self, names: Sequence[str], write: SinkFactory) -> None:
         """Reads parameters for a file on the caller's side: the mean over the copies.

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 
-from paramd.v1 import parameter_service_pb2, session_service_pb2, training_service_pb2
+from paramd.errors import (
+    DeadlineExceededError,
+    FileFailedError,
+    FileFormatError,
+    FileMissingError,
+    ParamdError,
+    PermissionDeniedError,
+    ServerUnavailable,
+    UnauthenticatedError,
+)
+from paramd.transport.credentials import Credentials, Secrets
+from paramd.transport.handshake import Examiner
+from paramd.v1 import (
+    cluster_service_pb2,
+    parameter_service_pb2,
+    session_service_pb2,
+    snapshot_service_pb2,
+    training_service_pb2,
+)
 
-__all__ = ["Channel", "grpc_target"]
+__all__ = ["Channel", "RenewableChannel", "grpc_target"]
 
 # sun_path of unix(7) has 108 bytes, one of them the final zero.
 _MAX_SOCKET_PATH: Final = 107
 
-_OPTIONS: Final = (
+_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     # We retry by ourselves: only we know what is safe to send again.
     ("grpc.enable_retries", 0),
     # Each session has connections of its own, so that a forked child never meets its parent's.
@@ -71,15 +90,27 @@ class Channel:
 
     Args:
         target: as `grpc_target` gives it.
+        secrets: what secures it, and what it shows to the server; None for nothing.
     """
 
-    def __init__(self, target: str) -> None:
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+    def __init__(self, target: str, secrets: Secrets | None = None) -> None:
+        secrets = secrets or Secrets()
+        if secrets.tls:
+            credentials = grpc.ssl_channel_credentials(secrets.ca, secrets.key, secrets.chain)
+            options = _OPTIONS
+            if secrets.server_name:
+                options += (("grpc.ssl_target_name_override", secrets.server_name),)
+            self._channel = grpc.secure_channel(target, credentials, options=options)
+        else:
+            self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._metadata = (("authorization", f"Bearer {secrets.token}"),) if secrets.token else ()
         self._methods: dict[str, Callable[..., Any]] = {}
         for module, service in (
             (parameter_service_pb2, "ParameterService"),
             (session_service_pb2, "SessionService"),
             (training_service_pb2, "TrainingService"),
+            (snapshot_service_pb2, "SnapshotService"),
+            (cluster_service_pb2, "ClusterService"),
         ):
             for method in module.DESCRIPTOR.services_by_name[service].methods:
                 self._methods[method.name] = self._bind(method)
@@ -95,12 +126,137 @@ class Channel:
             streams = method.server_streaming
             bind = self._channel.unary_stream if streams else self._channel.unary_unary
         bound: Callable[..., Any] = bind(path)
-        return bound
+        return _Authorized(bound, self._metadata) if self._metadata else bound
 
     def method(self, name: str) -> Any:
         """The multi-callable of an RPC, without serializers."""
         return self._methods[name]
 
+    def ask(self, path: str, request: bytes, timeout: float) -> bytes:
+        """One call of a method that is none of paramd's.
+
+        Raises:
+            grpc.RpcError: where it fails.
+        """
+        call: Any = self._channel.unary_unary(path)
+        answer: bytes = call(request, timeout=timeout)
+        return answer
+
     def close(self) -> None:
         """Ends all calls and the connection."""
         self._channel.close()
+
+
+class _Authorized:
+    """A multi-callable of gRPC that sends metadata with each call."""
+
+    def __init__(self, bound: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._bound = bound
+        self._metadata = metadata
+
+    def __call__(self, request: Any, timeout: float | None = None) -> Any:
+        return self._bound(request, timeout=timeout, metadata=self._metadata)
+
+    def future(self, request: Any, timeout: float | None = None) -> Any:
+        return self._bound.future(request, timeout=timeout, metadata=self._metadata)
+
+
+class RenewableChannel:
+    """The channel to one server, with the certificates and the token that there are now.
+
+    It is opened when first used. Where a call fails because of them, the files are read again, and
+    if they have changed it is opened anew.
+
+    Args:
+        target: as `grpc_target` gives it.
+        credentials: where the secrets are.
+
+    Attributes:
+        served: set when the server has answered: then it is not TLS that this side lacks.
+    """
+
+    def __init__(self, target: str, credentials: Credentials) -> None:
+        self._target = target
+        self._credentials = credentials
+        self._examiner = Examiner(target)
+        self.served = False
+        self._lock = threading.Lock()
+        self._closed = False  # guarded by _lock
+        self._channel: Channel | None = None  # guarded by _lock
+        self._secrets: Secrets | None = None  # guarded by _lock; those of _channel
+        self._retired: list[Channel] = []  # guarded by _lock; calls may be under way in them
+
+    @property
+    def secrets(self) -> Secrets | None:
+        """What the channel was opened with; None before."""
+        return self._secrets
+
+    def method(self, name: str) -> Any:
+        """The multi-callable of an RPC.
+
+        Raises:
+            ValueError: where it has been closed, as from gRPC.
+            FileMissingError, FileFailedError, FileFormatError: where a secret cannot be read.
+        """
+        with self._lock:
+            if self._closed:
+                raise ValueError("the channel is closed")
+            if self._channel is None:
+                self._secrets = self._credentials.load()
+                self._channel = Channel(self._target, self._secrets)
+            return self._channel.method(name)
+
+    def renewed_after(self, failure: ParamdError, used: Secrets | None, seconds: float) -> bool:
+        """Whether the secrets have been replaced since a call failed because of them.
+
+        False also where it failed for another reason.
+
+        Args:
+            failure: of the call.
+            used: `secrets` before the call.
+            seconds: that looking for the reason may take.
+
+        Raises:
+            TLSError, UnauthenticatedError, PermissionDeniedError: where they have not.
+        """
+        trouble: ParamdError | None = None
+        if isinstance(failure, UnauthenticatedError | PermissionDeniedError):
+            trouble = failure
+        elif isinstance(failure, ServerUnavailable | DeadlineExceededError) and (
+            self._credentials.tls is not None or not self.served
+        ):
+            trouble = self._examiner.trouble(used or self._secrets or Secrets(), seconds)
+        if trouble is None:
+            return False
+        if not self._renew(used):
+            raise trouble from None
+        return True
+
+    def _renew(self, used: Secrets | None) -> bool:
+        with self._lock:
+            if self._closed or self._channel is None:
+                return False
+            if used is not None and used is not self._secrets:
+                # Another thread was faster.
+                return True
+            try:
+                secrets = self._credentials.load()
+            except (FileMissingError, FileFailedError, FileFormatError):
+                # The caller raises what these secrets were to mend.
+                return False
+            if secrets == self._secrets:
+                return False
+            self._retired.append(self._channel)
+            self._secrets, self._channel = secrets, Channel(self._target, secrets)
+            return True
+
+    def close(self) -> None:
+        """Ends all calls and the connections. Closing twice is the same."""
+        with self._lock:
+            self._closed = True
+            channels = self._retired
+            if self._channel is not None:
+                channels = [*channels, self._channel]
+            self._retired, self._channel = [], None
+        for channel in channels:
+            channel.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,9 +21,10 @@ from paramd.errors import (
     StalledError,
 )
 from paramd.transport import fork_support, forks
-from paramd.transport.attempts import Attempt, Attempts
-from paramd.transport.channel import Channel, grpc_target
-from paramd.transport.operations import Operation, Operations
+from paramd.transport.attempts import Attempt, Attempts, CallCancelledError
+from paramd.transport.channel import RenewableChannel, grpc_target
+from paramd.transport.credentials import Credentials
+from paramd.transport.operations import Operation, ProcessOperations
 from paramd.transport.requests import Requests
 from paramd.transport.retry import Backoff, RetryPolicy, error_of, is_retried
 from paramd.v1 import session_service_pb2
@@ -55,6 +55,7 @@ class ConnectionOptions:
         worker: the name that the server counts pushes under, or ''.
         client_version: for the server's log.
         retry: the pauses between attempts.
+        credentials: TLS and the token.
     """
 
     timeout: float = 30.0
@@ -62,6 +63,7 @@ class ConnectionOptions:
     worker: str = ""
     client_version: str = ""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    credentials: Credentials = field(default_factory=Credentials)
 
 
 class Receiver(Protocol[R_co]):
@@ -83,9 +85,11 @@ class Connection:
 
     Args:
         target: 'host:port' or 'unix:PATH'.
-        options: patience.
+        options: patience, and what is shown to the server.
         end_of_server: says why the server is gone for good, or None if that is not known; asked
             when it cannot be reached.
+        check: raises where a server that answers the handshake is not the one that is meant.
+        operations: of the session, where it has several connections.
     """
 
     def __init__(
@@ -94,11 +98,16 @@ class Connection:
         options: ConnectionOptions,
         *,
         end_of_server: Callable[[], str | None] = lambda: None,
+        check: Callable[[session_service_pb2.HelloResponse], None] = lambda _answer: None,
+        operations: ProcessOperations | None = None,
     ) -> None:
         self.target = target
         self.options = options
         self._grpc_target = grpc_target(target)
+        self._credentials = options.credentials.over(target)
         self._end_of_server = end_of_server
+        self._check = check
+        self._operations = operations or ProcessOperations()
         self._unusable = ""
         # Set when the session says its last words: what fails for them fails because it closes.
         self.closing = False
@@ -106,10 +115,9 @@ class Connection:
         forks.watch_forks(self)
 
     def _begin(self) -> None:
-        self.operations = Operations()
+        self.operations = self._operations.get()
         self.attempts = Attempts()
-        self._lock = threading.Lock()
-        self._channel: Channel | None = None  # guarded by _lock
+        self._channel = RenewableChannel(self._grpc_target, self._credentials)
         self._greeted: session_service_pb2.HelloResponse | None = None
 
     def start_over_in_child(self, *, quiet: bool) -> None:
@@ -132,14 +140,15 @@ class Connection:
     def close(self) -> None:
         """Ends every call with SessionClosedError. Closing twice is the same."""
         self.attempts.close()
-        with self._lock:
-            channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
+        self._channel.close()
 
     def hello(self) -> session_service_pb2.HelloResponse:
         """What the server said in the handshake."""
         return self._run("Hello", self._greet, self.options.timeout)
+
+    def greeted(self) -> session_service_pb2.HelloResponse:
+        """What the server said when it was greeted last; greets it where that is still to come."""
+        return self._greeted or self.hello()
 
     def unary(
         self,
@@ -233,6 +242,7 @@ class Connection:
         backoff = Backoff(self.options.retry, limit)
         while True:
             failure: ParamdError | None
+            used = self._channel.secrets
             with self.attempts.begin(stall_limit) as attempt:
                 if self._unusable:
                     raise ServerUnavailable(self._unusable)
@@ -249,6 +259,8 @@ class Connection:
                     failure = self._closed_error()
             # Raised here, `from None`: gRPC's traceback names nothing that a user has written.
             if failure is None:
+                continue
+            if self._channel.renewed_after(failure, used, backoff.remaining()):
                 continue
             if not is_retried(failure):
                 raise failure from None
@@ -286,6 +298,8 @@ class Connection:
             return None
         if attempt.ended_by == "close":
             return self._closed_error()
+        if attempt.ended_by == "cancel":
+            raise CallCancelledError from None
         if attempt.ended_by == "stall":
             return StalledError(
                 f"{method} at {self.target}: nothing moved for {attempt.stall_limit:g} s "
@@ -308,12 +322,9 @@ class Connection:
         return SessionClosedError(f"the session with {self.target} was closed")
 
     def _method(self, name: str) -> Any:
-        with self._lock:
-            if self.attempts.closed:
-                raise self._closed_error()
-            if self._channel is None:
-                self._channel = Channel(self._grpc_target)
-            return self._channel.method(name)
+        if self.attempts.closed:
+            raise self._closed_error()
+        return self._channel.method(name)
 
     def _encode(self, method: str, request: Message) -> bytes:
         data = request.SerializeToString()
@@ -344,10 +355,11 @@ class Connection:
             identity=self.operations.identity,
             worker=self.options.worker,
         )
-        self._greeted = self._ask(
-            "Hello", request, session_service_pb2.HelloResponse, attempt, seconds
-        )
-        return self._greeted
+        answer = self._ask("Hello", request, session_service_pb2.HelloResponse, attempt, seconds)
+        self._channel.served = True
+        self._check(answer)
+        self._greeted = answer
+        return answer
 
 
 def _parse(data: bytes, message_class: type[M]) -> M:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from paramd.errors import InvalidArgumentError, InvalidStreamError
-from paramd.spec import InitializerSpec, LoadOptions, Selector, StoredInfo
+from paramd.spec import InitializerSpec, LoadOptions, Part, Selector, StoredInfo
 from paramd.transport.operations import Operation
 from paramd.transport.records import SessionStatus, WorkerStatus
 from paramd.transport.sending import batches
@@ -18,6 +18,7 @@ from paramd.wire.messages import (
     grad_req_to_wire,
     info_from_wire,
     initializer_to_wire,
+    part_to_wire,
 )
 from paramd.wire.tensors import region_to_wire
 
@@ -78,12 +79,21 @@ def selector_to_wire(selector: Selector) -> pb.TensorSelector:
     return message
 
 
-def attribute_fields(attribute: str, value: Any) -> dict[str, Any]:
-    """The field of SetAttributesRequest for one attribute.
+def attribute_fields(attribute: str, value: Any, part: Part | None = None) -> dict[str, Any]:
+    """The fields of SetAttributesRequest for one attribute.
+
+    Args:
+        attribute: its name.
+        value: to be.
+        part: with 'shape', which is then that of the part: what of the parameter the shard holds.
 
     Raises:
         InvalidArgumentError: where there is no such attribute, or it cannot have the value.
     """
+    if part is not None:
+        if attribute != "shape":
+            raise InvalidArgumentError(f"a part goes with a shape, but came with {attribute!r}")
+        return {"shape": tensor_pb2.Shape(dimensions=value), "part": part_to_wire(part)}
     if attribute == "shape":
         return {"shape": tensor_pb2.Shape(dimensions=value)}
     if attribute == "grad_req":

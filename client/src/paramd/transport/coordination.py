@@ -21,7 +21,7 @@ from paramd.transport.connection import Connection
 from paramd.transport.operations import Operation
 from paramd.v1 import session_service_pb2 as pb
 
-__all__ = ["claim", "meet"]
+__all__ = ["alone", "claim", "meet"]
 
 # How long the server keeps one question waiting.
 _POLL_SECONDS = 1.0
@@ -103,6 +103,14 @@ class _Claim:
             raise self._lost
         self.ask(pb.ONCE_ACTION_COMPLETE)
 
+    def give_up(self) -> None:
+        """Lets the next one have it, though the work has succeeded."""
+        if self._process != os.getpid():
+            return
+        if self._lost is not None:
+            raise self._lost
+        self.ask(pb.ONCE_ACTION_ABANDON)
+
     def abandon(self, cause: BaseException) -> None:
         """Gives the claim up, because of an exception that matters more than what fails here."""
         if self._process != os.getpid():
@@ -130,6 +138,23 @@ def claim(connection: Connection, name: str, lease: float) -> Iterator[bool]:
         raise
     held.stop_renewing()
     held.complete()
+
+
+@contextmanager
+def alone(connection: Connection, name: str, lease: float) -> Iterator[None]:
+    """Does a block of work while no other session, and no other thread, does one of that name."""
+    held = _Claim(connection, name, lease)
+    if not held.wait_for():
+        raise ClaimLostError(f"the claim {name!r}, which is never done, was called done")
+    held.start_renewing()
+    try:
+        yield
+    except BaseException as err:
+        held.stop_renewing()
+        held.abandon(err)
+        raise
+    held.stop_renewing()
+    held.give_up()
 
 
 def meet(connection: Connection, name: str, num_workers: int, timeout: float | None) -> int:

@@ -26,18 +26,27 @@ _TAIL_BYTES = 2000
 
 
 class EmbeddedServer:
-    """A server on a Unix socket that ends with this process.
+    """A server on a Unix socket that ends with this process, or the shards of a cluster.
 
     Args:
         options: command line options of `paramd-server` and their values.
         timeout: seconds for it to be ready.
+        num_shards: 1 for one server; with more, that many shards, which are started again when
+            they die.
+
+    Attributes:
+        targets: an address of each shard, in their order.
+        target: all of them, as `connect` takes them.
 
     Raises:
+        ValueError: for a number of shards below 1.
         ModuleNotFoundError: where paramd-server is not installed.
         ServerUnavailable: where it does not come up; with the end of what it said.
     """
 
-    def __init__(self, options: Mapping[str, str], *, timeout: float) -> None:
+    def __init__(self, options: Mapping[str, str], *, timeout: float, num_shards: int = 1) -> None:
+        if num_shards < 1:
+            raise ValueError(f"num_shards is 1 or more, but got {num_shards!r}")
         if importlib.util.find_spec("paramd_server") is None:
             raise ModuleNotFoundError(
                 "connect('local') runs a server of its own, which is not installed: "
@@ -48,7 +57,7 @@ class EmbeddedServer:
         # mkdtemp makes it with mode 0700: nobody else can connect.
         self._directory = Path(tempfile.mkdtemp(prefix="paramd-"))
         try:
-            self._process = self._start(options)
+            self._process = self._start(options, num_shards)
         except BaseException:
             shutil.rmtree(self._directory, ignore_errors=True)
             raise
@@ -58,21 +67,24 @@ class EmbeddedServer:
             self, _end, self._process, str(self._directory), self._owner, saves
         )
         try:
-            self.target = self._wait_until_ready(timeout)
+            self.targets = self._wait_until_ready(timeout)
         except BaseException:
             self.close()
             raise
+        self.target = ",".join(self.targets)
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
+        """The process id of the server, or of what runs the shards."""
         return self._process.pid
 
-    def _start(self, options: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, options: Mapping[str, str], num_shards: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "paramd_server"]
         command += ["--listen", f"unix:{self._directory}/s"]
         command += ["--port-file", f"{self._directory}/p.json"]
         command += ["--parent-pid", str(self._owner)]
+        if num_shards > 1:
+            command += ["--shards", str(num_shards)]
         for option, value in options.items():
             command += [option, value]
         # The server never forks; and PARAMD_... are meant for servers that stand alone.
@@ -91,13 +103,12 @@ class EmbeddedServer:
                 start_new_session=True,
             )
 
-    def _wait_until_ready(self, timeout: float) -> str:
+    def _wait_until_ready(self, timeout: float) -> tuple[str, ...]:
         port_file = self._directory / "p.json"
         give_up_at = time.monotonic() + timeout
         while True:
             if port_file.exists():
-                addresses: list[str] = json.loads(port_file.read_bytes())["addresses"]
-                return addresses[0]
+                return tuple(json.loads(port_file.read_bytes())["addresses"])
             ended = self.end_of_server()
             if ended is not None:
                 raise ServerUnavailable(ended)

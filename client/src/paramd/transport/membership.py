@@ -12,8 +12,11 @@ from paramd.errors import (
     DeadlineExceededError,
     LeaseEndedError,
     ParamdError,
+    PermissionDeniedError,
     ServerUnavailable,
     SessionClosedError,
+    TLSError,
+    UnauthenticatedError,
     WorkerNotJoinedError,
 )
 from paramd.transport.connection import Connection
@@ -121,6 +124,10 @@ class Membership:
             return False
         except (ServerUnavailable, DeadlineExceededError):
             # The next beat may come through; if none does, the lease ends.
+            return True
+        except (PermissionDeniedError, TLSError, UnauthenticatedError) as err:
+            # The certificate or the token may be replaced in time.
+            _log.warning("paramd: no heartbeat: %s", err)
             return True
         return True
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from paramd.v1 import parameter_pb2
 
-__all__ = ["IDENTITY_BYTES", "Operation", "Operations"]
+__all__ = ["IDENTITY_BYTES", "Operation", "Operations", "ProcessOperations"]
 
 IDENTITY_BYTES = 16
 
@@ -65,3 +65,17 @@ class Operations:
         """The lowest number that is not answered yet."""
         with self._lock:
             return min(self._open, default=self._next)
+
+
+class ProcessOperations:
+    """The operations of one session: in a forked child others, the same for all connections."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._operations = Operations()
+
+    def get(self) -> Operations:
+        """Those of this process. A child asks first while it has one thread only."""
+        if self._process != os.getpid():
+            self._process, self._operations = os.getpid(), Operations()
+        return self._operations

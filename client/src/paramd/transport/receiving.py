@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -27,6 +27,7 @@ from paramd.wire.tensors import TensorReceiver, byte_view, head_from_wire
 __all__ = [
     "Out",
     "OutArray",
+    "Place",
     "RowsReceiver",
     "SaveReceiver",
     "SinkFactory",
@@ -36,6 +37,19 @@ __all__ = [
 
 Out = np.ndarray[Any, Any] | None
 SinkFactory = Callable[[Sequence[TensorHead]], AbstractContextManager[Callable[[memoryview], None]]]
+
+
+@runtime_checkable
+class Place(Protocol):
+    """Where one dense tensor is received to: the `OutArray` of a part of an array."""
+
+    def open(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> memoryview:
+        """The bytes to receive into, anew for each attempt."""
+        ...
+
+    def complete(self) -> np.ndarray[Any, Any]:
+        """The array with what was received."""
+        ...
 
 
 class OutArray:
@@ -88,6 +102,11 @@ class OutArray:
         self._target = out if out.flags.c_contiguous else np.empty(shape, dtype)
         return byte_view(self._target)
 
+    @property
+    def target(self) -> np.ndarray[Any, Any]:
+        """The array that is received into: the caller's own, where it is contiguous."""
+        return self._target
+
     def complete(self) -> np.ndarray[Any, Any]:
         """The array with what was received."""
         if self._out is None:
@@ -107,11 +126,11 @@ class TensorsReceiver:
     """
 
     def __init__(
-        self, message_class: type[Any], names: Sequence[str], outs: Sequence[Out] | None
+        self, message_class: type[Any], names: Sequence[str], outs: Sequence[Out | Place] | None
     ) -> None:
         self._names = names
         self._outs = [
-            OutArray(name, None if outs is None else outs[index])
+            _place_of(name, None if outs is None else outs[index])
             for index, name in enumerate(names)
         ]
         self._has_out = [outs is not None and out is not None for out in (outs or names)]
@@ -158,6 +177,14 @@ class TensorsReceiver:
             name = self._names[len(self._results)]
             raise InvalidStreamError(f"the stream ended before parameter {name!r}", parameter=name)
         return self._results
+
+
+def _place_of(name: str, out: Out | Place) -> Place:
+    if out is None or isinstance(out, np.ndarray):
+        return OutArray(name, out)
+    # What else a user may give has no such methods, and is refused.
+    given: Any = out
+    return given if isinstance(given, Place) else OutArray(name, given)
 
 
 def _check_ids(head: TensorHead, ids: np.ndarray[Any, Any]) -> None:

@@ -88,6 +88,11 @@ class SessionStatus:
         memory_limit_bytes: 0 for none.
         num_gpus: number of its GPU contexts.
         workers: the sessions that it knows.
+        shards: where there are several, each one's own status, in their order. The above is then
+            that of the coordinator, but for: memory, the sum of all; num_gpus, what every one
+            has; num_parameters, in which each part counts; pushes, of which a worker has made at
+            least as many as the shard that got most of them counts; and tensors, of which each
+            part counts.
     """
 
     server_version: str
@@ -98,3 +103,9 @@ class SessionStatus:
     memory_limit_bytes: int
     num_gpus: int
     workers: tuple[WorkerStatus, ...]
+    shards: tuple[SessionStatus, ...] = ()
+
+    @property
+    def epochs(self) -> frozenset[int]:
+        """The starts of all servers."""
+        return frozenset(shard.epoch for shard in self.shards) | {self.epoch}

@@ -15,7 +15,7 @@ from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import dtype_of
 from paramd.wire.tensors import tensor_messages
 
-__all__ = ["BATCH_BYTES", "batches", "id_blocks", "write_messages"]
+__all__ = ["BATCH_BYTES", "batches", "id_blocks", "unended_messages", "write_messages"]
 
 T = TypeVar("T")
 
@@ -90,8 +90,13 @@ def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> I
         writes: the tensors; one at a time is taken.
         message_class: of the stream's messages.
     """
-    yield from tensor_messages(map(_parts, writes), message_class)
+    yield from unended_messages(writes, message_class)
     yield message_class(end=tensor_pb2.StreamEnd()).SerializeToString()
+
+
+def unended_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
+    """The messages of tensors, without the end of the stream."""
+    yield from tensor_messages(map(_parts, writes), message_class)
 
 
 def id_blocks(ids: np.ndarray[Any, Any], message_class: type[Any]) -> Iterator[bytes]:

@@ -12,11 +12,18 @@ import numpy as np
 from paramd.context import Context
 from paramd.errors import InvalidStreamError
 from paramd.spec import Selector, TensorHead
-from paramd.trainer_spec import StatesManifest, StepOptions, StepResult, TrainerInfo, TrainerSpec
+from paramd.trainer_spec import (
+    StagedPart,
+    StatesManifest,
+    StepOptions,
+    StepResult,
+    TrainerInfo,
+    TrainerSpec,
+)
 from paramd.transport.connection import Connection
 from paramd.transport.conversions import selector_to_wire
 from paramd.transport.operations import Operation
-from paramd.transport.receiving import Out, TensorsReceiver, payload_of
+from paramd.transport.receiving import Out, Place, TensorsReceiver, payload_of
 from paramd.transport.records import TensorValue, TensorWrite
 from paramd.transport.sending import write_messages
 from paramd.v1 import training_service_pb2 as pb
@@ -25,12 +32,13 @@ from paramd.wire.tensors import head_from_wire
 from paramd.wire.training import (
     manifest_from_wire,
     manifest_pages,
+    staged_part_to_wire,
     step_result_from_wire,
     trainer_info_from_wire,
     trainer_spec_to_wire,
 )
 
-__all__ = ["StatesSink", "TrainingCalls"]
+__all__ = ["StatesSink", "StepReceiver", "TrainingCalls", "step_opening"]
 
 # How long the server keeps one question waiting.
 _POLL_SECONDS: Final = 1.0
@@ -52,9 +60,19 @@ class TrainingCalls:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def declare(self, spec: TrainerSpec) -> TrainerInfo:
-        """Creates a trainer, or attaches to the one of that name."""
-        request = pb.DeclareTrainerRequest(spec=trainer_spec_to_wire(spec))
+    def declare(
+        self, spec: TrainerSpec, elsewhere: Sequence[str] = (), shards: Sequence[int] = ()
+    ) -> TrainerInfo:
+        """Creates a trainer, or attaches to the one of that name.
+
+        Args:
+            spec: of the trainer.
+            elsewhere: those of its parameters of which this server holds nothing.
+            shards: the other servers, without the coordinator, that hold something of them.
+        """
+        request = pb.DeclareTrainerRequest(
+            spec=trainer_spec_to_wire(spec), elsewhere=elsewhere, shards=shards
+        )
         answer = self._connection.unary("DeclareTrainer", request, pb.DeclareTrainerResponse)
         return trainer_info_from_wire(answer.trainer)
 
@@ -119,21 +137,22 @@ class TrainingCalls:
         with self._connection.operations.begin() as operation:
 
             def messages() -> Iterator[bytes]:
-                opened = _opening(options, operation, pull, current_context)
+                opened = step_opening(options, operation, pull, current_context)
                 yield pb.StepRequest(open=opened).SerializeToString()
                 yield from write_messages(writes, pb.StepRequest)
 
             while True:
                 result, values = self._connection.exchange(
-                    "Step", messages, lambda _stack: _StepReceiver(names, out)
+                    "Step", messages, lambda _stack: StepReceiver(names, out)
                 )
                 while result.state in ("staged", "ahead"):
-                    result, values = self._await(options.trainer, operation), []
+                    result, values = self.await_step(options.trainer, operation), []
                 if result.state == "committed":
                     return result, values
                 # The server has been started again since, and has only what was committed.
 
-    def _await(self, trainer: str, operation: Operation) -> StepResult:
+    def await_step(self, trainer: str, operation: Operation) -> StepResult:
+        """How a push stands, after a second at most if it has to wait."""
         asked_at = time.monotonic()
         request = pb.AwaitStepRequest(trainer=trainer, wait_ms=int(_POLL_SECONDS * 1000))
         answer = self._connection.unary(
@@ -149,6 +168,19 @@ class TrainingCalls:
 
     def update(self, options: StepOptions) -> bool:
         """Steps by what the gradient buffers hold; gives whether the step was skipped."""
+        with self._connection.operations.begin() as operation:
+            return self.update_part(options, operation).skipped
+
+    def update_part(
+        self, options: StepOptions, operation: Operation, parts: Sequence[StagedPart] = ()
+    ) -> pb.UpdateResponse:
+        """Steps by the gradient buffers of one server, or asks a shard what it would step.
+
+        Args:
+            options: how the step is made.
+            operation: identifies it.
+            parts: to the coordinator of several shards: what the others answered.
+        """
         request = pb.UpdateRequest(
             trainer=options.trainer,
             batch_size=options.batch_size,
@@ -156,9 +188,9 @@ class TrainingCalls:
             ignore_stale_grad=options.ignore_stale_grad,
             zero_grad=options.zero_grad,
             reduced=options.reduced,
+            parts=[staged_part_to_wire(part) for part in parts],
         )
-        answer: pb.UpdateResponse = self._change("Update", request, pb.UpdateResponse)
-        return answer.skipped
+        return self._connection.unary("Update", request, pb.UpdateResponse, operation=operation)
 
     def allreduce_grads(self, name: str) -> None:
         """Sums the gradient buffers over the contexts."""
@@ -212,12 +244,23 @@ class TrainingCalls:
             return self._connection.unary(method, request, answer_class, operation=operation)
 
 
-def _opening(
+def step_opening(
     options: StepOptions,
     operation: Operation,
     pull: Sequence[Selector],
     current_context: Context,
+    *,
+    wait: float = _WAIT_SECONDS,
 ) -> pb.StepOpen:
+    """The message that opens a step.
+
+    Args:
+        options: how it is made.
+        operation: identifies it.
+        pull: the values to fetch.
+        current_context: for values that name no context.
+        wait: seconds for which the server may let it wait for other workers.
+    """
     return pb.StepOpen(
         operation=operation.to_wire(),
         trainer=options.trainer,
@@ -227,27 +270,43 @@ def _opening(
         ignore_stale_grad=options.ignore_stale_grad,
         pull=[selector_to_wire(selector) for selector in pull],
         current_context=context_to_wire(current_context),
-        wait_ms=int(_WAIT_SECONDS * 1000),
+        wait_ms=int(wait * 1000),
     )
 
 
-class _StepReceiver:
-    """Receives the result of a step, and then values."""
+class StepReceiver:
+    """Receives the result of a step, and then values.
 
-    def __init__(self, names: Sequence[str], out: Sequence[Out] | None) -> None:
+    Args:
+        names: of the values.
+        out: for each an array to receive into, or None for a new one.
+        on_staged: told what a shard that is not the coordinator has of the push, before its result.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        out: Sequence[Out | Place] | None,
+        on_staged: Callable[[StagedPart], None] | None = None,
+    ) -> None:
         self._result: StepResult | None = None
         self._tensors = TensorsReceiver(pb.StepResponse, names, out)
+        self._on_staged = on_staged
 
     def feed(self, message: bytes) -> None:
-        if self._result is not None:
+        """Takes the next message."""
+        if self._result is not None and self._result.staged is None:
             self._tensors.feed(message)
             return
         parsed = pb.StepResponse.FromString(message)
         if parsed.WhichOneof("part") != "result":
             raise InvalidStreamError("the answer to a step begins with its result")
         self._result = step_result_from_wire(parsed.result)
+        if self._result.staged is not None and self._on_staged is not None:
+            self._on_staged(self._result.staged)
 
     def finish(self) -> tuple[StepResult, Received]:
+        """The result, and the values where they came."""
         if self._result is None:
             raise InvalidStreamError("the answer to a step has no result")
         if self._result.state != "committed":

@@ -15,45 +15,47 @@ _sym_db = _symbol_database.Default()
 from paramd.v1 import parameter_pb2 as paramd_dot_v1_dot_parameter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fparamd/v1/cluster_service.proto\x12\tparamd.v1\x1a\x19paramd/v1/parameter.proto\"\xd0\x01\n\x14RegisterShardRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x16\n\x0esplit_elements\x18\x04 \x01(\x03\x12\r\n\x05\x65poch\x18\x05 \x01(\x06\x12\x12\n\ngeneration\x18\x06 \x01(\x06\x12\x10\n\x08position\x18\x07 \x01(\x04\x12\x10\n\x08snapshot\x18\x08 \x01(\x04\x12\x11\n\tsnapshots\x18\t \x03(\x04\x12\x0f\n\x07wait_ms\x18\n \x01(\x03\"\x8f\x01\n\x15RegisterShardResponse\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.paramd.v1.ClusterVerdict\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x06\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x10\n\x08snapshot\x18\x05 \x01(\x04\"d\n\rFollowRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x12\n\ngeneration\x18\x03 \x01(\x06\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x0f\n\x07wait_ms\x18\x05 \x01(\x03\"\x83\x01\n\x0e\x46ollowResponse\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.paramd.v1.ClusterVerdict\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.paramd.v1.LogRecord\x12\x10\n\x08snapshot\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x04\"\xee\x01\n\tLogRecord\x12\x10\n\x08position\x18\x01 \x01(\x04\x12%\n\x04step\x18\x02 \x01(\x0b\x32\x15.paramd.v1.StepRecordH\x00\x12)\n\x06update\x18\x03 \x01(\x0b\x32\x17.paramd.v1.UpdateRecordH\x00\x12\x0e\n\x04gone\x18\x04 \x01(\x0cH\x00\x12-\n\x08snapshot\x18\x05 \x01(\x0b\x32\x19.paramd.v1.SnapshotRecordH\x00\x12\x34\n\x0fsnapshot_result\x18\x06 \x01(\x0b\x32\x19.paramd.v1.SnapshotResultH\x00\x42\x08\n\x06record\"\x7f\n\nStepRecord\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\r\n\x05\x63lock\x18\x02 \x01(\x04\x12(\n\x06pushes\x18\x03 \x03(\x0b\x32\x18.paramd.v1.CommittedPush\x12\'\n\x05rates\x18\x04 \x03(\x0b\x32\x18.paramd.v1.ParameterRate\"l\n\rCommittedPush\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\r\n\x05\x63lock\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12\x12\n\nbatch_size\x18\x04 \x01(\x01\"H\n\rParameterRate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rlearning_rate\x18\x02 \x01(\x01\x12\x12\n\nnum_update\x18\x03 \x01(\x04\"\xba\x01\n\x0cUpdateRecord\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\'\n\toperation\x18\x02 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12\x12\n\nbatch_size\x18\x04 \x01(\x01\x12\x11\n\tzero_grad\x18\x05 \x01(\x08\x12\x0f\n\x07reduced\x18\x06 \x01(\x08\x12\'\n\x05rates\x18\x07 \x03(\x0b\x32\x18.paramd.v1.ParameterRate\"3\n\x0eSnapshotRecord\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tdirectory\x18\x02 \x01(\t\"S\n\x0eSnapshotResult\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\x12\x0c\n\x04kept\x18\x04 \x03(\x04\"3\n\x13LeaveClusterRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\"$\n\x14LeaveClusterResponse\x12\x0c\n\x04head\x18\x01 \x01(\x04\"q\n\x11ReportPartRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\x11\n\tdirectory\x18\x04 \x01(\t\x12\x0c\n\x04part\x18\x05 \x01(\x0c\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"\x14\n\x12ReportPartResponse*\x83\x01\n\x0e\x43lusterVerdict\x12\x1f\n\x1b\x43LUSTER_VERDICT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43LUSTER_VERDICT_WAIT\x10\x01\x12\x19\n\x15\x43LUSTER_VERDICT_GO_ON\x10\x02\x12\x1b\n\x17\x43LUSTER_VERDICT_RESTART\x10\x03\x32\xbf\x02\n\x0e\x43lusterService\x12R\n\rRegisterShard\x12\x1f.paramd.v1.RegisterShardRequest\x1a .paramd.v1.RegisterShardResponse\x12=\n\x06\x46ollow\x12\x18.paramd.v1.FollowRequest\x1a\x19.paramd.v1.FollowResponse\x12O\n\x0cLeaveCluster\x12\x1e.paramd.v1.LeaveClusterRequest\x1a\x1f.paramd.v1.LeaveClusterResponse\x12I\n\nReportPart\x12\x1c.paramd.v1.ReportPartRequest\x1a\x1d.paramd.v1.ReportPartResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fparamd/v1/cluster_service.proto\x12\tparamd.v1\x1a\x19paramd/v1/parameter.proto\"\xe5\x01\n\x14RegisterShardRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x16\n\x0esplit_elements\x18\x04 \x01(\x03\x12\r\n\x05\x65poch\x18\x05 \x01(\x06\x12\x12\n\ngeneration\x18\x06 \x01(\x06\x12\x10\n\x08position\x18\x07 \x01(\x04\x12\x10\n\x08snapshot\x18\x08 \x01(\x04\x12\x11\n\tsnapshots\x18\t \x03(\x04\x12\x0f\n\x07wait_ms\x18\n \x01(\x03\x12\x13\n\x0bwhole_steps\x18\x0b \x01(\x08\"\x8f\x01\n\x15RegisterShardResponse\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.paramd.v1.ClusterVerdict\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x06\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x10\n\x08snapshot\x18\x05 \x01(\x04\"\x86\x01\n\rFollowRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x12\n\ngeneration\x18\x03 \x01(\x06\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x0f\n\x07wait_ms\x18\x05 \x01(\x03\x12 \n\x03old\x18\x06 \x03(\x0b\x32\x13.paramd.v1.KeptPush\"D\n\x08KeptPush\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\'\n\toperation\x18\x02 \x01(\x0b\x32\x14.paramd.v1.Operation\"\xa9\x01\n\x0e\x46ollowResponse\x12*\n\x07verdict\x18\x01 \x01(\x0e\x32\x19.paramd.v1.ClusterVerdict\x12%\n\x07records\x18\x02 \x03(\x0b\x32\x14.paramd.v1.LogRecord\x12\x10\n\x08snapshot\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x04\x12$\n\x07\x64ropped\x18\x05 \x03(\x0b\x32\x13.paramd.v1.KeptPush\"\xde\x01\n\tLogRecord\x12\x10\n\x08position\x18\x01 \x01(\x04\x12%\n\x04step\x18\x02 \x01(\x0b\x32\x15.paramd.v1.StepRecordH\x00\x12)\n\x06update\x18\x03 \x01(\x0b\x32\x17.paramd.v1.UpdateRecordH\x00\x12-\n\x08snapshot\x18\x04 \x01(\x0b\x32\x19.paramd.v1.SnapshotRecordH\x00\x12\x34\n\x0fsnapshot_result\x18\x05 \x01(\x0b\x32\x19.paramd.v1.SnapshotResultH\x00\x42\x08\n\x06record\"\x92\x01\n\nStepRecord\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\r\n\x05\x63lock\x18\x02 \x01(\x04\x12\x11\n\tnum_steps\x18\x05 \x01(\x04\x12(\n\x06pushes\x18\x03 \x03(\x0b\x32\x18.paramd.v1.CommittedPush\x12\'\n\x05rates\x18\x04 \x03(\x0b\x32\x18.paramd.v1.ParameterRate\"l\n\rCommittedPush\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\r\n\x05\x63lock\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12\x12\n\nbatch_size\x18\x04 \x01(\x01\"H\n\rParameterRate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rlearning_rate\x18\x02 \x01(\x01\x12\x12\n\nnum_update\x18\x03 \x01(\x04\"\xcd\x01\n\x0cUpdateRecord\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\'\n\toperation\x18\x02 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12\x12\n\nbatch_size\x18\x04 \x01(\x01\x12\x11\n\tzero_grad\x18\x05 \x01(\x08\x12\x0f\n\x07reduced\x18\x06 \x01(\x08\x12\'\n\x05rates\x18\x07 \x03(\x0b\x32\x18.paramd.v1.ParameterRate\x12\x11\n\tnum_steps\x18\x08 \x01(\x04\"3\n\x0eSnapshotRecord\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tdirectory\x18\x02 \x01(\t\"S\n\x0eSnapshotResult\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\x12\x0c\n\x04kept\x18\x04 \x03(\x04\"3\n\x13LeaveClusterRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\"$\n\x14LeaveClusterResponse\x12\x0c\n\x04head\x18\x01 \x01(\x04\"q\n\x11ReportPartRequest\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\x11\n\tdirectory\x18\x04 \x01(\t\x12\x0c\n\x04part\x18\x05 \x01(\x0c\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"\x14\n\x12ReportPartResponse*\x83\x01\n\x0e\x43lusterVerdict\x12\x1f\n\x1b\x43LUSTER_VERDICT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43LUSTER_VERDICT_WAIT\x10\x01\x12\x19\n\x15\x43LUSTER_VERDICT_GO_ON\x10\x02\x12\x1b\n\x17\x43LUSTER_VERDICT_RESTART\x10\x03\x32\xbf\x02\n\x0e\x43lusterService\x12R\n\rRegisterShard\x12\x1f.paramd.v1.RegisterShardRequest\x1a .paramd.v1.RegisterShardResponse\x12=\n\x06\x46ollow\x12\x18.paramd.v1.FollowRequest\x1a\x19.paramd.v1.FollowResponse\x12O\n\x0cLeaveCluster\x12\x1e.paramd.v1.LeaveClusterRequest\x1a\x1f.paramd.v1.LeaveClusterResponse\x12I\n\nReportPart\x12\x1c.paramd.v1.ReportPartRequest\x1a\x1d.paramd.v1.ReportPartResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paramd.v1.cluster_service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_CLUSTERVERDICT']._serialized_start=1776
-  _globals['_CLUSTERVERDICT']._serialized_end=1907
+  _globals['_CLUSTERVERDICT']._serialized_start=1963
+  _globals['_CLUSTERVERDICT']._serialized_end=2094
   _globals['_REGISTERSHARDREQUEST']._serialized_start=74
-  _globals['_REGISTERSHARDREQUEST']._serialized_end=282
-  _globals['_REGISTERSHARDRESPONSE']._serialized_start=285
-  _globals['_REGISTERSHARDRESPONSE']._serialized_end=428
-  _globals['_FOLLOWREQUEST']._serialized_start=430
-  _globals['_FOLLOWREQUEST']._serialized_end=530
-  _globals['_FOLLOWRESPONSE']._serialized_start=533
-  _globals['_FOLLOWRESPONSE']._serialized_end=664
-  _globals['_LOGRECORD']._serialized_start=667
-  _globals['_LOGRECORD']._serialized_end=905
-  _globals['_STEPRECORD']._serialized_start=907
-  _globals['_STEPRECORD']._serialized_end=1034
-  _globals['_COMMITTEDPUSH']._serialized_start=1036
-  _globals['_COMMITTEDPUSH']._serialized_end=1144
-  _globals['_PARAMETERRATE']._serialized_start=1146
-  _globals['_PARAMETERRATE']._serialized_end=1218
-  _globals['_UPDATERECORD']._serialized_start=1221
-  _globals['_UPDATERECORD']._serialized_end=1407
-  _globals['_SNAPSHOTRECORD']._serialized_start=1409
-  _globals['_SNAPSHOTRECORD']._serialized_end=1460
-  _globals['_SNAPSHOTRESULT']._serialized_start=1462
-  _globals['_SNAPSHOTRESULT']._serialized_end=1545
-  _globals['_LEAVECLUSTERREQUEST']._serialized_start=1547
-  _globals['_LEAVECLUSTERREQUEST']._serialized_end=1598
-  _globals['_LEAVECLUSTERRESPONSE']._serialized_start=1600
-  _globals['_LEAVECLUSTERRESPONSE']._serialized_end=1636
-  _globals['_REPORTPARTREQUEST']._serialized_start=1638
-  _globals['_REPORTPARTREQUEST']._serialized_end=1751
-  _globals['_REPORTPARTRESPONSE']._serialized_start=1753
-  _globals['_REPORTPARTRESPONSE']._serialized_end=1773
-  _globals['_CLUSTERSERVICE']._serialized_start=1910
-  _globals['_CLUSTERSERVICE']._serialized_end=2229
+  _globals['_REGISTERSHARDREQUEST']._serialized_end=303
+  _globals['_REGISTERSHARDRESPONSE']._serialized_start=306
+  _globals['_REGISTERSHARDRESPONSE']._serialized_end=449
+  _globals['_FOLLOWREQUEST']._serialized_start=452
+  _globals['_FOLLOWREQUEST']._serialized_end=586
+  _globals['_KEPTPUSH']._serialized_start=588
+  _globals['_KEPTPUSH']._serialized_end=656
+  _globals['_FOLLOWRESPONSE']._serialized_start=659
+  _globals['_FOLLOWRESPONSE']._serialized_end=828
+  _globals['_LOGRECORD']._serialized_start=831
+  _globals['_LOGRECORD']._serialized_end=1053
+  _globals['_STEPRECORD']._serialized_start=1056
+  _globals['_STEPRECORD']._serialized_end=1202
+  _globals['_COMMITTEDPUSH']._serialized_start=1204
+  _globals['_COMMITTEDPUSH']._serialized_end=1312
+  _globals['_PARAMETERRATE']._serialized_start=1314
+  _globals['_PARAMETERRATE']._serialized_end=1386
+  _globals['_UPDATERECORD']._serialized_start=1389
+  _globals['_UPDATERECORD']._serialized_end=1594
+  _globals['_SNAPSHOTRECORD']._serialized_start=1596
+  _globals['_SNAPSHOTRECORD']._serialized_end=1647
+  _globals['_SNAPSHOTRESULT']._serialized_start=1649
+  _globals['_SNAPSHOTRESULT']._serialized_end=1732
+  _globals['_LEAVECLUSTERREQUEST']._serialized_start=1734
+  _globals['_LEAVECLUSTERREQUEST']._serialized_end=1785
+  _globals['_LEAVECLUSTERRESPONSE']._serialized_start=1787
+  _globals['_LEAVECLUSTERRESPONSE']._serialized_end=1823
+  _globals['_REPORTPARTREQUEST']._serialized_start=1825
+  _globals['_REPORTPARTREQUEST']._serialized_end=1938
+  _globals['_REPORTPARTRESPONSE']._serialized_start=1940
+  _globals['_REPORTPARTRESPONSE']._serialized_end=1960
+  _globals['_CLUSTERSERVICE']._serialized_start=2097
+  _globals['_CLUSTERSERVICE']._serialized_end=2416
 # @@protoc_insertion_point(module_scope)

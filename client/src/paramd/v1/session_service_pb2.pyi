@@ -81,7 +81,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("server_version", "epoch", "uptime_ms", "num_parameters", "memory_bytes", "memory_limit_bytes", "workers", "num_gpus")
+    __slots__ = ("server_version", "epoch", "uptime_ms", "num_parameters", "memory_bytes", "memory_limit_bytes", "workers", "num_gpus", "num_snapshots", "num_failed_snapshots", "last_snapshot", "last_snapshot_created")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,10 @@ class GetStatusResponse(_message.Message):
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     NUM_GPUS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_FAILED_SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    LAST_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    LAST_SNAPSHOT_CREATED_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     epoch: int
     uptime_ms: int
@@ -98,7 +102,11 @@ class GetStatusResponse(_message.Message):
     memory_limit_bytes: int
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     num_gpus: int
-    def __init__(self, server_version: _Optional[str] = ..., epoch: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., num_parameters: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., num_gpus: _Optional[int] = ...) -> None: ...
+    num_snapshots: int
+    num_failed_snapshots: int
+    last_snapshot: int
+    last_snapshot_created: float
+    def __init__(self, server_version: _Optional[str] = ..., epoch: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., num_parameters: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., num_gpus: _Optional[int] = ..., num_snapshots: _Optional[int] = ..., num_failed_snapshots: _Optional[int] = ..., last_snapshot: _Optional[int] = ..., last_snapshot_created: _Optional[float] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("worker", "identity", "num_pushes", "num_pushed_tensors")

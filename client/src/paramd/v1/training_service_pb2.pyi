@@ -24,12 +24,14 @@ STEP_STATE_AHEAD: StepState
 STEP_STATE_UNKNOWN: StepState
 
 class DeclareTrainerRequest(_message.Message):
-    __slots__ = ("spec", "elsewhere")
+    __slots__ = ("spec", "elsewhere", "shards")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     ELSEWHERE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
     spec: _trainer_pb2.TrainerSpec
     elsewhere: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, spec: _Optional[_Union[_trainer_pb2.TrainerSpec, _Mapping]] = ..., elsewhere: _Optional[_Iterable[str]] = ...) -> None: ...
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, spec: _Optional[_Union[_trainer_pb2.TrainerSpec, _Mapping]] = ..., elsewhere: _Optional[_Iterable[str]] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DeclareTrainerResponse(_message.Message):
     __slots__ = ("trainer",)
@@ -228,14 +230,16 @@ class UpdateRequest(_message.Message):
     def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., zero_grad: bool = ..., reduced: bool = ..., parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ...) -> None: ...
 
 class UpdateResponse(_message.Message):
-    __slots__ = ("skipped", "staged", "position")
+    __slots__ = ("skipped", "staged", "position", "stage_again")
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     STAGED_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    STAGE_AGAIN_FIELD_NUMBER: _ClassVar[int]
     skipped: bool
     staged: StagedPart
     position: int
-    def __init__(self, skipped: bool = ..., staged: _Optional[_Union[StagedPart, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
+    stage_again: bool
+    def __init__(self, skipped: bool = ..., staged: _Optional[_Union[StagedPart, _Mapping]] = ..., position: _Optional[int] = ..., stage_again: bool = ...) -> None: ...
 
 class AllreduceGradsRequest(_message.Message):
     __slots__ = ("operation", "trainer")

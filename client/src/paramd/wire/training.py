@@ -15,6 +15,7 @@ from paramd.trainer_spec import (
     NON_FINITE_POLICIES,
     STEP_STATES,
     WORKER_LOSS_POLICIES,
+    StagedPart,
     StatesManifest,
     StepResult,
     TrainerInfo,
@@ -29,6 +30,8 @@ __all__ = [
     "manifest_pages",
     "optimizer_from_wire",
     "optimizer_to_wire",
+    "staged_part_from_wire",
+    "staged_part_to_wire",
     "step_result_from_wire",
     "step_result_to_wire",
     "trainer_info_from_wire",
@@ -154,6 +157,7 @@ def trainer_info_to_wire(info: TrainerInfo) -> trainer_pb2.TrainerInfo:
         num_non_finite=info.num_non_finite,
         num_skipped=info.num_skipped,
         state_bytes=info.state_bytes,
+        num_lost_steps=info.num_lost_steps,
         workers=[
             trainer_pb2.TrainerWorker(
                 worker=each.worker, rank=each.rank, clock=each.clock, staged=each.staged
@@ -173,6 +177,7 @@ def trainer_info_from_wire(message: trainer_pb2.TrainerInfo) -> TrainerInfo:
         num_non_finite=message.num_non_finite,
         num_skipped=message.num_skipped,
         state_bytes=message.state_bytes,
+        num_lost_steps=message.num_lost_steps,
         workers=tuple(
             TrainerWorker(each.worker, each.rank, each.clock, each.staged)
             for each in message.workers
@@ -182,18 +187,40 @@ def trainer_info_from_wire(message: trainer_pb2.TrainerInfo) -> TrainerInfo:
 
 def step_result_to_wire(result: StepResult) -> training_service_pb2.StepResult:
     """The message of a step's result."""
-    return training_service_pb2.StepResult(
+    message = training_service_pb2.StepResult(
         state=1 + STEP_STATES.index(result.state),  # type: ignore[arg-type]
         clock=result.clock,
         skipped=result.skipped,
+        position=result.position,
     )
+    if result.staged is not None:
+        message.staged.CopyFrom(staged_part_to_wire(result.staged))
+    return message
 
 
 def step_result_from_wire(message: training_service_pb2.StepResult) -> StepResult:
     """The result in a message."""
     if not 0 < message.state <= len(STEP_STATES):
         raise InvalidStreamError(f"the server answered a step with state number {message.state}")
-    return StepResult(STEP_STATES[message.state - 1], message.clock, message.skipped)
+    return StepResult(
+        STEP_STATES[message.state - 1],
+        message.clock,
+        message.skipped,
+        staged_part_from_wire(message.staged) if message.HasField("staged") else None,
+        message.position,
+    )
+
+
+def staged_part_to_wire(part: StagedPart) -> training_service_pb2.StagedPart:
+    """The message of a shard's part of a push."""
+    return training_service_pb2.StagedPart(
+        shard=part.shard, epoch=part.epoch, names=part.names, non_finite=part.non_finite
+    )
+
+
+def staged_part_from_wire(message: training_service_pb2.StagedPart) -> StagedPart:
+    """A shard's part of a push in a message."""
+    return StagedPart(message.shard, message.epoch, tuple(message.names), message.non_finite)
 
 
 def manifest_pages(manifest: StatesManifest) -> Iterator[training_service_pb2.StatesManifest]:

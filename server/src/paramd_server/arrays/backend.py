@@ -14,9 +14,26 @@ import numpy as np
 from paramd.context import Context
 from paramd.spec import Region, Shape
 
-__all__ = ["ArrayBackend", "Buffer", "HostArray", "region_slices"]
+__all__ = ["ArrayBackend", "Buffer", "BufferHold", "HostArray", "region_slices"]
 
 HostArray = np.ndarray[Any, Any]
+
+
+class BufferHold(Protocol):
+    """Keeps buffers as they were at one moment, for a snapshot that is being written."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody still needs what is held."""
+
+    def keep(self, buffer: Buffer, rows: HostArray | None, *, by_rows: bool) -> None:
+        """Sets aside what is about to be overwritten in place. Never fails.
+
+        Args:
+            buffer: that is held; the lock of its parameter is held too.
+            rows: which rows, int64; None for all of it.
+            by_rows: whether it is a table, of which mostly a few rows are written.
+        """
 
 
 class Buffer(Protocol):
@@ -25,9 +42,12 @@ class Buffer(Protocol):
     Attributes:
         readers: how many reads refer to it now; guarded by the lock of the parameter that owns
             it. Nobody writes in place while it is not 0.
+        hold: the snapshot under way that needs its content as it is; guarded likewise. Who writes
+            in place tells it before.
     """
 
     readers: int
+    hold: BufferHold | None
 
     @property
     def shape(self) -> Shape:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ class MemoryAccount:
         # Re-entrant: the garbage collector may release a buffer while this thread reserves one.
         self._lock = threading.RLock()
         self._used_bytes = 0  # guarded by _lock
+        self._committed = threading.local()
 
     @property
     def used_bytes(self) -> int:
@@ -51,12 +54,25 @@ class MemoryAccount:
             MemoryLimitError: where the limit leaves no room; nothing is taken then.
         """
         with self._lock:
-            if self._used_bytes + size > self.limit_bytes:
+            over = self._used_bytes + size > self.limit_bytes
+            if over and not getattr(self._committed, "depth", 0):
                 raise MemoryLimitError(
                     f"{format_bytes(size)} more than the {format_bytes(self._used_bytes)} in use "
                     f"would exceed the memory limit of {format_bytes(self.limit_bytes)}"
                 )
             self._used_bytes += size
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Lets this thread exceed the limit while the block runs.
+
+        For what has been decided for the whole cluster, and cannot be refused here any more.
+        """
+        self._committed.depth = getattr(self._committed, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._committed.depth -= 1
 
     def release(self, size: int) -> None:
         """Gives bytes back."""

@@ -13,7 +13,7 @@ import numpy as np
 from paramd.context import Context
 from paramd.errors import MemoryLimitError
 from paramd.spec import Region, Shape
-from paramd_server.arrays.backend import Buffer, HostArray, region_slices
+from paramd_server.arrays.backend import Buffer, BufferHold, HostArray, region_slices
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers, format_bytes
 from paramd_server.arrays.update_kernels import update_array, warm_up_kernel
 
@@ -31,12 +31,13 @@ _UFUNCS: Final[dict[str, Any]] = {
 class NumpyBuffer:
     """An array in main memory, counted in an account until it is garbage."""
 
-    __slots__ = ("__weakref__", "array", "context", "readers")
+    __slots__ = ("__weakref__", "array", "context", "hold", "readers")
 
     def __init__(self, array: HostArray, context: Context) -> None:
         self.array = array
         self.context = context
         self.readers = 0
+        self.hold: BufferHold | None = None
 
     @property
     def shape(self) -> Shape:

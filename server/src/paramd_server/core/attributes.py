@@ -10,15 +10,17 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.errors import (
+    InvalidArgumentError,
     ShapeMismatchError,
     UninitializedContextError,
 )
 from paramd.initial_values import check_arguments
-from paramd.spec import InitializerSpec, ParameterSpec, Shape
+from paramd.spec import FirstValue, InitializerSpec, ParameterSpec, Part, Shape, shape_is_known
 from paramd_server.arrays.backend import Buffer
 from paramd_server.arrays.devices import Devices
 from paramd_server.core.initialization import distinct_contexts, finish_deferred
 from paramd_server.core.mean import mean_of_copies
+from paramd_server.core.parts import shown_shape, whole_shape
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import RowSparseGradient
 from paramd_server.core.stored_parameter import StoredParameter
@@ -55,27 +57,51 @@ def _change_spec(parameter: StoredParameter, **changes: Any) -> Action:
     return apply
 
 
-def set_shape(registry: Registry, names: Sequence[str], shape: Shape) -> None:
+def set_shape(
+    registry: Registry, names: Sequence[str], shape: Shape, part: Part | None = None
+) -> None:
     """Sets the shape of parameters.
 
+    Args:
+        registry: of the server.
+        names: of the parameters.
+        shape: with `part` the shape of that part, else of the whole parameter.
+        part: what of the parameters is here, where they are spread over several shards.
+
     Raises:
-        ShapeMismatchError: where a known dimension would change, or their number.
+        ShapeMismatchError: where a known dimension would change, or their number; or what part
+            of a known shape is here.
+        InvalidArgumentError: where the part has another shape.
     """
+    if part is not None and part.local_shape != shape:
+        raise InvalidArgumentError(
+            f"a part of shape {part.local_shape} does not have the shape {shape}"
+        )
 
     def prepare(parameter: StoredParameter) -> Action:
-        known = parameter.current.shape
-        if known is not None and (
-            len(known) != len(shape)
-            or any(old not in (0, -1, new) for old, new in zip(known, shape, strict=True))
-        ):
-            raise ShapeMismatchError(
-                f"Parameter '{parameter.name}': Expected shape {shape} is incompatible with given "
-                f"shape {known}",
-                parameter=parameter.name,
-            )
-        return _change_spec(parameter, shape=shape)
+        spec = parameter.current
+        after = replace(spec, shape=shape, part=part)
+        known, whole = whole_shape(spec), whole_shape(after)
+        assert whole is not None
+        fits = known is None or (
+            len(known) == len(whole)
+            and all(old in (0, -1, new) for old, new in zip(known, whole, strict=True))
+        )
+        if not fits:
+            raise _shape_mismatch(parameter, str(whole), str(known))
+        if part != spec.part and shape_is_known(spec.shape):
+            raise _shape_mismatch(parameter, shown_shape(after), shown_shape(spec))
+        return _change_spec(parameter, shape=shape, part=part)
 
     _apply(registry, names, prepare)
+
+
+def _shape_mismatch(parameter: StoredParameter, given: str, known: str) -> ShapeMismatchError:
+    return ShapeMismatchError(
+        f"Parameter '{parameter.name}': Expected shape {given} is incompatible with given "
+        f"shape {known}",
+        parameter=parameter.name,
+    )
 
 
 def set_grad_req(registry: Registry, names: Sequence[str], grad_req: str) -> None:
@@ -192,7 +218,8 @@ def reset_contexts(registry: Registry, names: Sequence[str], contexts: Sequence[
         finish_deferred(parameter)
         deferred = parameter.deferred
         if parameter.copies:
-            return parameter.prepare(parameter.spread(mean_of_copies(parameter), placed))
+            moved = parameter.spread(mean_of_copies(parameter), placed)
+            return parameter.prepare(moved, first_value=_moved(parameter.first_value, placed))
         if deferred is None:
             raise UninitializedContextError(
                 f"Cannot reset context for Parameter '{parameter.name}' because it has not been "
@@ -201,11 +228,15 @@ def reset_contexts(registry: Registry, names: Sequence[str], contexts: Sequence[
             )
 
         def move() -> None:
-            parameter.deferred = replace(deferred, contexts=placed)
+            parameter.deferred = _moved(deferred, placed)
 
         return move
 
     _apply(registry, names, prepare)
+
+
+def _moved(first_value: FirstValue | None, contexts: tuple[Context, ...]) -> FirstValue | None:
+    return None if first_value is None else replace(first_value, contexts=contexts)
 
 
 def zero_gradients(registry: Registry, names: Sequence[str]) -> None:

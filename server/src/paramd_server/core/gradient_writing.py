@@ -129,8 +129,8 @@ def check_push(parameter: StoredParameter, head: TensorHead) -> None:
     """
     if head.shape != parameter.shape or head.region is not None:
         raise ShapeMismatchError(
-            f"Parameter '{parameter.name}': expected a gradient of shape {parameter.shape}, but "
-            f"got {head.shape}",
+            f"Parameter '{parameter.name}': expected a gradient of shape {parameter.shown_shape}, "
+            f"but got {head.shape}",
             parameter=parameter.name,
         )
     dtype = parameter.current.dtype

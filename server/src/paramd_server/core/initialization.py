@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 from paramd.context import Context
 from paramd.errors import InitializerError, InvalidArgumentError, UnknownShapeError
-from paramd.initial_values import check, is_zero, resolve
-from paramd.spec import InitializeEntry, StoredInfo, shape_is_known
+from paramd.initial_values import InitialValues, check, is_zero, resolve, values_of_part
+from paramd.spec import FirstValue, InitializeEntry, StoredInfo, shape_is_known
 from paramd_server.arrays.backend import Buffer
+from paramd_server.core.parts import whole_shape
 from paramd_server.core.registry import Registry
-from paramd_server.core.stored_parameter import Deferred, StoredParameter
+from paramd_server.core.stored_parameter import StoredParameter
 
 __all__ = ["distinct_contexts", "finish_deferred", "initialize"]
 
@@ -77,7 +78,7 @@ def _check(parameter: StoredParameter, entry: InitializeEntry, *, force_reinit: 
             f"Cannot initialize Parameter '{spec.name}' because it has invalid shape: {spec.shape}",
             parameter=spec.name,
         )
-    check(entry.init, spec.name, spec.shape, spec.dtype)
+    check(entry.init, spec.name, whole_shape(spec), spec.dtype)
     if spec.stype == "csr" and entry.init.name in ("zero", "one", "constant"):
         raise InitializerError(
             f"Parameter '{spec.name}': a csr parameter cannot be filled with one number",
@@ -95,42 +96,53 @@ def _prepare(
     """The outcome, and what brings it about."""
     if parameter.copies and not force_reinit:
         return "already_initialized", _nothing
-    deferred = Deferred(entry.init, contexts, entry.seed, entry.draw)
+    first_value = FirstValue(entry.init, entry.seed, entry.draw, contexts)
     if parameter.copies and entry.init.client_side:
         return "deferred", _nothing
     if not shape_is_known(parameter.current.shape) or entry.init.client_side:
 
         def defer() -> None:
-            parameter.deferred = deferred
+            parameter.deferred = first_value
 
         return "deferred", defer
-    return "initialized", _fill(parameter, deferred)
+    return "initialized", _fill(parameter, first_value)
 
 
 def _nothing() -> None:
     """The parameter stays as it is."""
 
 
-def _fill(parameter: StoredParameter, deferred: Deferred) -> Callable[[], None]:
+def _fill(parameter: StoredParameter, first_value: FirstValue) -> Callable[[], None]:
     """Computes the value, and gives what publishes it."""
     shape, dtype = parameter.current.shape, parameter.current.dtype
     assert shape is not None
-    if is_zero(deferred.init):
+    if is_zero(first_value.init):
         # Every copy is zeroed by the system, page by page when it is first written.
         copies: dict[Context, Buffer] = {
             context: parameter.backend(context).zeros(shape, dtype, context)
-            for context in deferred.contexts
+            for context in first_value.contexts
         }
     else:
         staged = parameter.stage(shape, dtype)
-        values = resolve(
-            deferred.init, parameter.name, shape, dtype, seed=deferred.seed, draw=deferred.draw
-        )
+        values = _values(parameter, first_value)
         # Little for most, but a multiple of the parameter for a decomposition.
         with parameter.reserved(values.workspace_bytes):
             values.read(0, parameter.staged_array(staged).reshape(-1))
-        copies = parameter.spread(staged, deferred.contexts)
-    return parameter.prepare(copies)
+        copies = parameter.spread(staged, first_value.contexts)
+    return parameter.prepare(copies, first_value=first_value)
+
+
+def _values(parameter: StoredParameter, first_value: FirstValue) -> InitialValues:
+    spec = parameter.current
+    values = resolve(
+        first_value.init,
+        spec.name,
+        whole_shape(spec),
+        spec.dtype,
+        seed=first_value.seed,
+        draw=first_value.draw,
+    )
+    return values if spec.part is None else values_of_part(values, spec.part)
 
 
 def finish_deferred(parameter: StoredParameter) -> None:
@@ -150,5 +162,5 @@ def finish_deferred(parameter: StoredParameter) -> None:
     ):
         return
     spec = parameter.current
-    check(deferred.init, spec.name, spec.shape, spec.dtype)
+    check(deferred.init, spec.name, whole_shape(spec), spec.dtype)
     _fill(parameter, deferred)()

@@ -134,7 +134,7 @@ class LoadStage(WriteStage):
         if not fits or 0 in head.shape:
             raise ShapeMismatchError(
                 f"Failed loading Parameter '{parameter.name}' from saved params: shape "
-                f"incompatible expected {known} vs saved {head.shape}",
+                f"incompatible expected {parameter.shown_shape} vs saved {head.shape}",
                 parameter=parameter.name,
             )
 

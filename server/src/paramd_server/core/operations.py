@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from paramd.errors import InvalidArgumentError, OperationExpiredError
+from paramd_server.core.gate import Gate
 
 __all__ = ["IDENTITY_BYTES", "Operation", "OperationWindow", "SavedWindow"]
 
@@ -78,6 +79,9 @@ class OperationWindow:
             and not before `min_idle_s`. Of sixteen times as many it is forgotten in any case.
         max_pending: unacknowledged operations of one session.
         min_idle_s: how long a session is remembered at least.
+
+    Attributes:
+        gate: an operation that is being carried out is inside, until its answer is kept too.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class OperationWindow:
         self._min_idle_s = min_idle_s
         self._lock = threading.Lock()
         self._windows: OrderedDict[bytes, _Window] = OrderedDict()  # guarded by _lock
+        self.gate = Gate()
         self._listeners: list[Callable[[bytes], None]] = []
 
     def listen(self, listener: Callable[[bytes], None]) -> None:
@@ -117,7 +122,7 @@ class OperationWindow:
             InvalidArgumentError: where it identifies nothing.
         """
         entry = self._entry(operation)
-        with entry.lock:
+        with self.gate.shared(), entry.lock:
             if entry.answer is None:
                 entry.answer = carry_out()
             return entry.answer

@@ -12,8 +12,9 @@ from paramd.errors import (
     InvalidArgumentError,
     ParameterNotFoundError,
 )
-from paramd.spec import ParameterSpec, StoredInfo, merge_shapes, shape_is_known
+from paramd.spec import ParameterSpec, StoredInfo, shape_is_known
 from paramd_server.arrays.devices import Devices
+from paramd_server.core.parts import merge_part, shown_shape, whole_shape
 from paramd_server.core.stored_parameter import StoredParameter
 
 __all__ = ["Registry"]
@@ -61,7 +62,8 @@ class Registry:
         """Creates parameters, or attaches to them.
 
         Args:
-            declarations: each spec with the names of the attributes that must agree.
+            declarations: each spec with the names of the attributes that must agree. A part
+                must agree always, for a client that states one knows the whole shape.
 
         Returns:
             What is now, in the order of the declarations.
@@ -84,13 +86,14 @@ class Registry:
                     continue
                 _compare(base, spec, compared)
                 now = merged.get(spec.name) or (known.current if known is not None else base)
-                merged[spec.name] = _merge_shape(now, spec) if "shape" in compared else now
+                compares_shape = "shape" in compared or spec.part is not None
+                merged[spec.name] = _merge_shape(now, spec) if compares_shape else now
             for name, spec in merged.items():
                 parameter = self._parameters.get(name)
                 if parameter is None:
                     self._parameters[name] = StoredParameter(spec, self.devices, self.epoch)
                     continue
-                parameter.current = replace(parameter.current, shape=spec.shape)
+                parameter.current = replace(parameter.current, shape=spec.shape, part=spec.part)
             return self.describe([spec.name for spec, _ in declarations])
 
     def describe(self, names: Sequence[str]) -> list[StoredInfo]:
@@ -163,6 +166,21 @@ class Registry:
                 parameter.check_not_deleted()
             yield found
 
+    @contextmanager
+    def hold_all(self) -> Iterator[list[StoredParameter]]:
+        """Locks all parameters, as `hold` does; gives them in order of creation."""
+        with self._lock:
+            found = list(self._parameters.values())
+        taken: list[StoredParameter] = []
+        try:
+            for parameter in sorted(found, key=lambda each: each.name):
+                parameter.lock.acquire()
+                taken.append(parameter)
+            yield [parameter for parameter in found if not parameter.deleted]
+        finally:
+            for parameter in taken:
+                parameter.lock.release()
+
     def names(self) -> list[str]:
         """The names of all parameters, in order of creation."""
         with self._lock:
@@ -223,9 +241,10 @@ def _compare(declared: ParameterSpec, spec: ParameterSpec, compared: Collection[
 
 def _merge_shape(now: ParameterSpec, spec: ParameterSpec) -> ParameterSpec:
     try:
-        shape = merge_shapes(now.shape, spec.shape)
+        merged = merge_part(now, spec.shape, spec.part)
     except ValueError as err:
-        raise _mismatch(spec.name, "shape", spec.shape, now.shape) from err
-    if shape_is_known(now.shape):
-        return now
-    return replace(now, shape=shape)
+        desired, stored = whole_shape(spec), whole_shape(now)
+        if desired != stored:
+            raise _mismatch(spec.name, "shape", desired, stored) from err
+        raise _mismatch(spec.name, "part", shown_shape(spec), shown_shape(now)) from err
+    return now if shape_is_known(now.shape) else merged

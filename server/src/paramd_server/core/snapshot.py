@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from paramd.errors import FileFormatError, ParamdError
 from paramd.spec import Shape
 from paramd_server.arrays.backend import HostArray
+
+if TYPE_CHECKING:
+    from paramd_server.core.held_buffers import BufferHolds
 
 __all__ = [
     "ArraysReader",
@@ -25,15 +28,66 @@ __all__ = [
     "SavedSection",
     "Section",
     "SnapshotError",
+    "SnapshotInfo",
+    "SnapshotName",
+    "SnapshotOrigin",
     "load_array",
     "restore_sections",
-    "save_sections",
     "whole_array",
 ]
 
 
 class SnapshotError(RuntimeError):
     """A snapshot that cannot be written, or not be taken up. The message says where and why."""
+
+
+@dataclass(frozen=True)
+class SnapshotName:
+    """Which snapshot.
+
+    Attributes:
+        number: from 1, higher than all before.
+        directory: as the user named it, below the snapshot directory; '' for a numbered one, which
+            goes when newer ones have come.
+    """
+
+    number: int
+    directory: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.number} ({self.directory!r})" if self.directory else str(self.number)
+
+
+@dataclass(frozen=True)
+class SnapshotOrigin:
+    """Whose state a snapshot is, and of which moment.
+
+    Attributes:
+        cluster_id: of the cluster; '' where it has none.
+        generation: of the cluster then; 0 where that is not known.
+        position: in the cluster's log: everything up to there is in it.
+    """
+
+    cluster_id: str = ""
+    generation: int = 0
+    position: int = 0
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """A snapshot that is whole.
+
+    Attributes:
+        name: which.
+        size_bytes: of the files of all parts.
+        created: seconds since 1970.
+        num_shards: how many parts it has.
+    """
+
+    name: SnapshotName
+    size_bytes: int
+    created: float
+    num_shards: int
 
 
 @dataclass(frozen=True)
@@ -44,8 +98,8 @@ class SavedArray:
         key: its name in the section, unique there.
         shape: dimensions.
         dtype: one that parameters can have.
-        blocks: gives the elements in C order, as C-contiguous arrays one after the other. It is
-            called once or not at all, after every section has been saved.
+        blocks: gives the elements in C order, as C-contiguous arrays one after the other, each
+            valid until the next one is asked for. It is called once or not at all.
     """
 
     key: str
@@ -105,11 +159,16 @@ class Section(Protocol):
     def name(self) -> str:
         """Unique on a server, and the same for ever, such as 'parameters'."""
 
-    def save(self) -> SavedSection:
-        """The state at one moment.
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
+        """Takes references to the state.
 
-        It is called when no other call runs any more, and takes the locks all the same. What the
-        arrays refer to stays as it is until they have been written.
+        It is called while nothing can change, and everything waits for it.
+
+        Args:
+            holds: keeps the content of buffers.
+
+        Returns:
+            What gives the state of that moment: called later or not at all, once, without any lock.
         """
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
@@ -134,16 +193,6 @@ def load_array(arrays: ArraysReader, key: str) -> HostArray:
     array = np.empty(shape, dtype)
     arrays.read(key, array)
     return array
-
-
-def save_sections(sections: Iterable[Section]) -> dict[str, SavedSection]:
-    """The states of sections by name, in their order."""
-    saved = {}
-    for section in sections:
-        if section.name in saved:
-            raise ValueError(f"two sections have the name {section.name!r}")
-        saved[section.name] = section.save()
-    return saved
 
 
 def restore_sections(sections: Sequence[Section], source: ArraysSource) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,15 +11,14 @@ from paramd.context import Context
 from paramd.spec import Shape
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.arrays.devices import Devices
+from paramd_server.core.held_buffers import HeldBuffer, ParameterLock
 from paramd_server.core.snapshot import ArraysReader, SavedArray
 
 __all__ = ["restore_buffers", "save_buffers"]
 
-_BLOCK_BYTES: Final = 1 << 20
-
 
 def save_buffers(
-    key: str, buffers: Mapping[Context, Buffer], devices: Devices
+    key: str, buffers: Mapping[Context, HeldBuffer], lock: ParameterLock
 ) -> tuple[list[dict[str, Any]], list[SavedArray]]:
     """The arrays of some buffers, and what the document says of them.
 
@@ -28,28 +27,33 @@ def save_buffers(
 
     Args:
         key: of the arrays, which become 'key/0', 'key/1', ...
-        buffers: of one shape and dtype.
-        devices: where they are.
+        buffers: held, of one shape and dtype.
+        lock: of their parameter.
 
     Returns:
         For each buffer, in their order, {'context': text, 'array': key, or None for zeros}; and
         the arrays.
+
+    Raises:
+        SnapshotError: where their content could not be kept.
     """
     entries: list[dict[str, Any]] = []
     arrays: list[SavedArray] = []
-    stored: list[Buffer] = []
-    for context, buffer in buffers.items():
-        host = devices.backend(context).host(buffer)
+    stored: list[HeldBuffer] = []
+    for context, held in buffers.items():
         array: str | None = None
-        if any(bool(block.any()) for block in _byte_blocks(host)):
+        if any(bool(_bytes(piece).any()) for piece in held.peek(lock)):
             for known, other in zip(arrays, stored, strict=True):
-                if _same_bytes(host, devices.backend(other.context).host(other)):
+                if _same_bytes(held, other, lock):
                     array = known.key
                     break
             else:
                 array = f"{key}/{len(arrays)}"
-                arrays.append(_saved(array, buffer, devices))
-                stored.append(buffer)
+                arrays.append(_saved(array, held, lock))
+                stored.append(held)
+        if array is None or held is not stored[-1]:
+            # Nobody will read it any more.
+            held.release()
         entries.append({"context": str(context), "array": array})
     return entries, arrays
 
@@ -95,20 +99,15 @@ def restore_buffers(
     return buffers
 
 
-def _saved(key: str, buffer: Buffer, devices: Devices) -> SavedArray:
-    def blocks() -> Iterable[HostArray]:
-        yield devices.backend(buffer.context).host(buffer)
-
-    return SavedArray(key, buffer.shape, buffer.dtype, blocks)
+def _saved(key: str, held: HeldBuffer, lock: ParameterLock) -> SavedArray:
+    return SavedArray(key, held.shape, held.dtype, lambda: held.read(lock))
 
 
-def _byte_blocks(host: HostArray) -> Iterator[HostArray]:
-    flat = host.reshape(-1).view(np.uint8)
-    for begin in range(0, flat.size, _BLOCK_BYTES):
-        yield flat[begin : begin + _BLOCK_BYTES]
+def _bytes(piece: HostArray) -> HostArray:
+    return piece.view(np.uint8)
 
 
-def _same_bytes(one: HostArray, other: HostArray) -> bool:
+def _same_bytes(one: HeldBuffer, other: HeldBuffer, lock: ParameterLock) -> bool:
     # As bytes: NaN is equal to itself, and 0 is not -0.
-    pairs = zip(_byte_blocks(one), _byte_blocks(other), strict=True)
-    return all(np.array_equal(left, right) for left, right in pairs)
+    pairs = zip(one.peek(lock), other.peek(lock), strict=True)
+    return all(np.array_equal(_bytes(left), _bytes(right)) for left, right in pairs)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from paramd.context import Context
 from paramd.errors import MemoryLimitError
-from paramd.spec import InitializerSpec, ParameterSpec, check_name
+from paramd.spec import FirstValue, InitializerSpec, ParameterSpec, Part, check_name
 from paramd.wire.dtypes import dtype_of
+from paramd_server.arrays.backend import Buffer
+from paramd_server.core.held_buffers import BufferHolds
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import RowSparseGradient, check_ids
 from paramd_server.core.snapshot import (
@@ -22,9 +24,25 @@ from paramd_server.core.snapshot import (
     whole_array,
 )
 from paramd_server.core.snapshot_buffers import restore_buffers, save_buffers
-from paramd_server.core.stored_parameter import Deferred, StoredParameter
+from paramd_server.core.stored_parameter import StoredParameter
 
 __all__ = ["ParametersSection"]
+
+
+class _Captured(NamedTuple):
+    """A parameter at one moment."""
+
+    parameter: StoredParameter
+    declared: ParameterSpec
+    current: ParameterSpec
+    deferred: FirstValue | None
+    first_value: FirstValue | None
+    counter: int
+    gradient_counter: int
+    fresh_gradients: tuple[Context, ...]
+    copies: dict[Context, Buffer]
+    gradients: dict[Context, Buffer]
+    sparse_gradients: dict[Context, RowSparseGradient]
 
 
 class ParametersSection:
@@ -39,16 +57,22 @@ class ParametersSection:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def save(self) -> SavedSection:
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
         """See Section."""
-        documents: list[dict[str, Any]] = []
-        arrays: list[SavedArray] = []
-        with self._registry.hold(self._registry.names()) as parameters:
-            for index, parameter in enumerate(parameters):
-                document, more = self._save_one(str(index), parameter)
+        with self._registry.hold_all() as parameters:
+            captured = [_capture(parameter, holds) for parameter in parameters]
+
+        def finish() -> SavedSection:
+            documents: list[dict[str, Any]] = []
+            arrays: list[SavedArray] = []
+            for index, each in enumerate(captured):
+                document, more = _save(str(index), each, holds)
                 documents.append(document)
                 arrays += more
-        return SavedSection({"parameters": documents}, arrays, blank=not documents)
+            captured.clear()
+            return SavedSection({"parameters": documents}, arrays, blank=not documents)
+
+        return finish
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         """See Section."""
@@ -63,40 +87,14 @@ class ParametersSection:
                 raise ValueError(f"parameter {name!r}: {err}") from err
         self._registry.take_up(parameters)
 
-    def _save_one(
-        self, key: str, parameter: StoredParameter
-    ) -> tuple[dict[str, Any], list[SavedArray]]:
-        devices = self._registry.devices
-        copies, arrays = save_buffers(f"{key}/value", parameter.copies, devices)
-        gradients, more = save_buffers(f"{key}/gradient", parameter.gradients, devices)
-        arrays += more
-        sparse = []
-        for number, (context, gradient) in enumerate(parameter.sparse_gradients.items()):
-            place = f"{key}/rows/{number}"
-            rows, more = save_buffers(place, {context: gradient.rows}, devices)
-            ids = whole_array(f"{place}/ids", gradient.ids)
-            arrays += [*more, ids]
-            sparse.append({"ids": ids.key, "rows": rows})
-        document = {
-            "declared": _save_spec(parameter.declared),
-            "current": _save_spec(parameter.current),
-            "deferred": _save_deferred(parameter.deferred),
-            "counter": parameter.counter,
-            "gradient_counter": parameter.gradient_counter,
-            "fresh_gradients": [str(context) for context in parameter.fresh_gradients],
-            "copies": copies,
-            "gradients": gradients,
-            "sparse_gradients": sparse,
-        }
-        return document, arrays
-
     def _restore_one(self, document: Mapping[str, Any], arrays: ArraysReader) -> StoredParameter:
         devices = self._registry.devices
         parameter = StoredParameter(
             _restore_spec(document["declared"]), devices, self._registry.epoch
         )
         current = parameter.current = _restore_spec(document["current"])
-        parameter.deferred = _restore_deferred(document["deferred"])
+        parameter.deferred = _restore_first_value(document["deferred"])
+        parameter.first_value = _restore_first_value(document.get("first_value"))
         parameter.counter = int(document["counter"])
         parameter.gradient_counter = int(document["gradient_counter"])
         parameter.fresh_gradients = {
@@ -116,6 +114,63 @@ class ParametersSection:
         return parameter
 
 
+def _capture(parameter: StoredParameter, holds: BufferHolds) -> _Captured:
+    # Everybody waits for this: nothing is looked at that can be looked at later.
+    for buffers in (parameter.copies, parameter.gradients):
+        for buffer in buffers.values():
+            holds.add(buffer)
+    return _Captured(
+        parameter,
+        parameter.declared,
+        parameter.current,
+        parameter.deferred,
+        parameter.first_value,
+        parameter.counter,
+        parameter.gradient_counter,
+        tuple(parameter.fresh_gradients),
+        dict(parameter.copies),
+        dict(parameter.gradients),
+        # They are never changed in place, so that a reference is enough.
+        dict(parameter.sparse_gradients),
+    )
+
+
+def _save(
+    key: str, captured: _Captured, holds: BufferHolds
+) -> tuple[dict[str, Any], list[SavedArray]]:
+    lock, by_rows = captured.parameter.lock, captured.current.stype == "row_sparse"
+
+    def saved(
+        place: str, buffers: Mapping[Context, Buffer]
+    ) -> tuple[list[dict[str, Any]], list[SavedArray]]:
+        held = {each: holds.find(buffer, by_rows=by_rows) for each, buffer in buffers.items()}
+        return save_buffers(place, held, lock)
+
+    copies, arrays = saved(f"{key}/value", captured.copies)
+    gradients, more = saved(f"{key}/gradient", captured.gradients)
+    arrays += more
+    sparse = []
+    for number, (context, gradient) in enumerate(captured.sparse_gradients.items()):
+        place = f"{key}/rows/{number}"
+        rows, more = saved(place, {context: gradient.rows})
+        ids = whole_array(f"{place}/ids", gradient.ids)
+        arrays += [*more, ids]
+        sparse.append({"ids": ids.key, "rows": rows})
+    document = {
+        "declared": _save_spec(captured.declared),
+        "current": _save_spec(captured.current),
+        "deferred": _save_first_value(captured.deferred),
+        "first_value": _save_first_value(captured.first_value),
+        "counter": captured.counter,
+        "gradient_counter": captured.gradient_counter,
+        "fresh_gradients": [str(context) for context in captured.fresh_gradients],
+        "copies": copies,
+        "gradients": gradients,
+        "sparse_gradients": sparse,
+    }
+    return document, arrays
+
+
 def _save_spec(spec: ParameterSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
@@ -130,15 +185,21 @@ def _save_spec(spec: ParameterSpec) -> dict[str, Any]:
         "allow_deferred_init": spec.allow_deferred_init,
         "differentiable": spec.differentiable,
         "constant": spec.constant,
+        "part": None if spec.part is None else _save_part(spec.part),
     }
 
 
 def _restore_spec(document: Mapping[str, Any]) -> ParameterSpec:
-    shape, init = document["shape"], document["init"]
+    saved_shape, init = document["shape"], document["init"]
+    shape = None if saved_shape is None else tuple(int(each) for each in saved_shape)
     dtype: np.dtype[Any] = dtype_of(document["dtype"])
+    # Snapshots of before there were shards say nothing of parts, nor of first values.
+    part = _restore_part(document.get("part"))
+    if part is not None and part.local_shape != shape:
+        raise ValueError(f"a part of shape {part.local_shape} does not have the shape {shape}")
     return ParameterSpec(
         name=document["name"],
-        shape=None if shape is None else tuple(int(each) for each in shape),
+        shape=shape,
         dtype=dtype,
         stype=document["stype"],
         grad_stype=document["grad_stype"],
@@ -149,7 +210,31 @@ def _restore_spec(document: Mapping[str, Any]) -> ParameterSpec:
         allow_deferred_init=document["allow_deferred_init"],
         differentiable=document["differentiable"],
         constant=document["constant"],
+        part=part,
     )
+
+
+def _save_part(part: Part) -> dict[str, Any]:
+    return {
+        "shape": list(part.shape),
+        "begin": part.begin,
+        "count": part.count,
+        "step": part.step,
+    }
+
+
+def _restore_part(document: Mapping[str, Any] | None) -> Part | None:
+    if document is None:
+        return None
+    shape = tuple(int(each) for each in document["shape"])
+    begin, count, step = (int(document[key]) for key in ("begin", "count", "step"))
+    if (
+        not shape
+        or min(*shape, count, step) < 1
+        or not 0 <= begin <= shape[0] - 1 - (count - 1) * step
+    ):
+        raise ValueError(f"{count} rows from {begin} in steps of {step} are no part of {shape}")
+    return Part(shape, begin, count, step)
 
 
 def _save_init(init: InitializerSpec) -> dict[str, Any]:
@@ -166,21 +251,23 @@ def _restore_init(document: Mapping[str, Any]) -> InitializerSpec:
     )
 
 
-def _save_deferred(deferred: Deferred | None) -> dict[str, Any] | None:
-    if deferred is None:
+def _save_first_value(first_value: FirstValue | None) -> dict[str, Any] | None:
+    if first_value is None:
         return None
     return {
-        "init": _save_init(deferred.init),
-        "contexts": [str(context) for context in deferred.contexts],
-        "seed": deferred.seed,
-        "draw": deferred.draw,
+        "init": _save_init(first_value.init),
+        "contexts": [str(context) for context in first_value.contexts],
+        "seed": first_value.seed,
+        "draw": first_value.draw,
     }
 
 
-def _restore_deferred(document: Mapping[str, Any] | None) -> Deferred | None:
+def _restore_first_value(document: Mapping[str, Any] | None) -> FirstValue | None:
     if document is None:
         return None
-    contexts = tuple(Context.from_string(text) for text in document["contexts"])
-    return Deferred(
-        _restore_init(document["init"]), contexts, int(document["seed"]), int(document["draw"])
+    return FirstValue(
+        _restore_init(document["init"]),
+        int(document["seed"]),
+        int(document["draw"]),
+        tuple(Context.from_string(text) for text in document["contexts"]),
     )

@@ -5,7 +5,7 @@ The operations carried out and their answers, the claims that are done, the coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from paramd.spec import check_name
 from paramd_server.arrays.backend import HostArray
 from paramd_server.core.coordination import Claims
+from paramd_server.core.held_buffers import BufferHolds
 from paramd_server.core.operations import IDENTITY_BYTES, OperationWindow, SavedWindow
 from paramd_server.core.snapshot import (
     ArraysReader,
@@ -39,20 +40,10 @@ class OperationsSection:
     def __init__(self, operations: OperationWindow) -> None:
         self._operations = operations
 
-    def save(self) -> SavedSection:
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
         """See Section."""
         windows = self._operations.saved()
-        answers = [answer for window in windows for answer in window.answers.values()]
-        sequences = [sequence for window in windows for sequence in window.answers]
-        arrays = [
-            whole_array("identities", _bytes(b"".join(window.identity for window in windows))),
-            whole_array("floors", _numbers([window.floor for window in windows])),
-            whole_array("counts", _numbers([len(window.answers) for window in windows])),
-            whole_array("sequences", _numbers(sequences)),
-            whole_array("sizes", _numbers([len(answer) for answer in answers])),
-            whole_array("answers", _bytes(b"".join(answers))),
-        ]
-        return SavedSection({}, arrays, blank=not windows)
+        return lambda: _saved_windows(windows)
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         """See Section."""
@@ -95,13 +86,17 @@ class ClaimsSection:
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
 
-    def save(self) -> SavedSection:
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
         """See Section."""
-        done = [
-            [name, identity.hex(), sequence]
-            for name, (identity, sequence) in self._claims.done().items()
-        ]
-        return SavedSection({"done": done}, blank=not done)
+        claims = self._claims.done()
+
+        def finish() -> SavedSection:
+            done = [
+                [name, identity.hex(), sequence] for name, (identity, sequence) in claims.items()
+            ]
+            return SavedSection({"done": done}, blank=not done)
+
+        return finish
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         """See Section."""
@@ -125,16 +120,20 @@ class WorkersSection:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
 
-    def save(self) -> SavedSection:
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
         """See Section."""
         counts = self._workers.all()
-        document = [
-            [each.identity.hex(), each.worker, each.num_pushes, each.num_pushed_tensors]
-            for each in counts
-        ]
-        # A session that came and did nothing is nothing to keep.
-        blank = not any(each.num_pushes for each in counts)
-        return SavedSection({"workers": document}, blank=blank)
+
+        def finish() -> SavedSection:
+            document = [
+                [each.identity.hex(), each.worker, each.num_pushes, each.num_pushed_tensors]
+                for each in counts
+            ]
+            # A session that came and did nothing is nothing to keep.
+            blank = not any(each.num_pushes for each in counts)
+            return SavedSection({"workers": document}, blank=blank)
+
+        return finish
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         """See Section."""
@@ -144,6 +143,20 @@ class WorkersSection:
                 for identity, worker, pushes, tensors in document["workers"]
             ]
         )
+
+
+def _saved_windows(windows: list[SavedWindow]) -> SavedSection:
+    answers = [answer for window in windows for answer in window.answers.values()]
+    sequences = [sequence for window in windows for sequence in window.answers]
+    arrays = [
+        whole_array("identities", _bytes(b"".join(window.identity for window in windows))),
+        whole_array("floors", _numbers([window.floor for window in windows])),
+        whole_array("counts", _numbers([len(window.answers) for window in windows])),
+        whole_array("sequences", _numbers(sequences)),
+        whole_array("sizes", _numbers([len(answer) for answer in answers])),
+        whole_array("answers", _bytes(b"".join(answers))),
+    ]
+    return SavedSection({}, arrays, blank=not windows)
 
 
 def _numbers(values: list[int]) -> HostArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,34 +13,19 @@ from paramd.context import Context
 from paramd.errors import (
     ContextWithoutCopyError,
     DeferredInitializationError,
+    MemoryLimitError,
     NoGradientError,
     NotInitializedError,
     ParamdError,
     ParameterNotFoundError,
 )
-from paramd.spec import InitializerSpec, ParameterSpec, Shape, StoredInfo, Version, shape_is_known
+from paramd.spec import FirstValue, ParameterSpec, Shape, StoredInfo, Version, shape_is_known
 from paramd_server.arrays.backend import ArrayBackend, Buffer, HostArray
 from paramd_server.arrays.devices import Devices
+from paramd_server.core.parts import shown_shape
 from paramd_server.core.row_sparse import RowSparseGradient
 
-__all__ = ["Deferred", "StoredParameter"]
-
-
-@dataclass(frozen=True)
-class Deferred:
-    """An initialization that waits for the shape, or for a value that a client computes.
-
-    Attributes:
-        init: what fills the parameter.
-        contexts: where the copies will be.
-        seed: key of the random stream.
-        draw: how many times the client drew for this name before, under the same seed.
-    """
-
-    init: InitializerSpec
-    contexts: tuple[Context, ...]
-    seed: int
-    draw: int
+__all__ = ["StoredParameter"]
 
 
 class StoredParameter:
@@ -48,7 +33,8 @@ class StoredParameter:
 
     Every field is guarded by `lock`. Methods are called with the lock held, and leave everything
     as it was when they raise. No lock is held while a stream is sent or received: a read takes a
-    reference to a buffer (`readers`), and a write that finds one writes elsewhere.
+    reference to a buffer (`readers`), and a write that finds one writes elsewhere. A snapshot that
+    is being written does likewise (`hold`), apart from tables of rows: see `held_buffers`.
 
     Args:
         spec: as declared first.
@@ -62,7 +48,13 @@ class StoredParameter:
         self.declared = spec
         self.current = spec
         self.deleted = False
-        self.deferred: Deferred | None = None
+        # An initialization that waits for the shape, or for a value that a client computes.
+        self.deferred: FirstValue | None = None
+        # Of a parameter with copies: what this server computed its first value from; None where a
+        # client or a file gave it. What is written later does not take it away: a shard that has
+        # not got its part of the initialization is then as one that was initialized together
+        # with this one, and that no write has reached since.
+        self.first_value: FirstValue | None = None
         self.copies: dict[Context, Buffer] = {}
         # None of either kind where grad_req is 'null' or there is no value.
         self.gradients: dict[Context, Buffer] = {}
@@ -86,6 +78,11 @@ class StoredParameter:
         """The shape of a parameter that has copies."""
         assert self.current.shape is not None
         return self.current.shape
+
+    @property
+    def shown_shape(self) -> str:
+        """The shape, for messages; of a part, that of the whole parameter too."""
+        return shown_shape(self.current)
 
     @property
     def contexts(self) -> tuple[Context, ...]:
@@ -131,6 +128,7 @@ class StoredParameter:
             awaits_client_value=self.awaits_client_value,
             value_bytes=sum(buffer.nbytes for buffer in self.copies.values()),
             gradient_bytes=sum(buffer.nbytes for buffer in self.gradients.values()) + sparse,
+            first_value=self.first_value if self.deferred is None else self.deferred,
         )
 
     def backend(self, context: Context) -> ArrayBackend:
@@ -217,13 +215,18 @@ class StoredParameter:
             )
 
     def prepare(
-        self, copies: dict[Context, Buffer], spec: ParameterSpec | None = None
+        self,
+        copies: dict[Context, Buffer],
+        spec: ParameterSpec | None = None,
+        *,
+        first_value: FirstValue | None = None,
     ) -> Callable[[], None]:
         """Makes ready to publish new copies, with zeroed gradients beside them.
 
         Args:
             copies: at least one; their shape and dtype become the parameter's.
             spec: what the spec becomes; by default it stays.
+            first_value: what the value was computed from; None where it is a client's or a file's.
 
         Returns:
             What publishes them as one committed write, and cannot fail.
@@ -241,6 +244,7 @@ class StoredParameter:
             self.gradients, self.sparse_gradients = dense, sparse
             self.fresh_gradients = set()
             self.deferred = None
+            self.first_value = first_value
             self.counter += 1
             self.gradient_counter += 1
 
@@ -283,13 +287,23 @@ class StoredParameter:
         first = self.backend(contexts[0]).adopt(staged, contexts[0])
         return {contexts[0]: first, **{context: copies[context] for context in contexts[1:]}}
 
-    def writable(self, buffers: dict[Context, Buffer], context: Context, *, keep: bool) -> Buffer:
+    def writable(
+        self,
+        buffers: dict[Context, Buffer],
+        context: Context,
+        *,
+        keep: bool,
+        rows: HostArray | None = None,
+        told: bool = False,
+    ) -> Buffer:
         """The buffer to write to: the published one where nobody reads it, else a new one.
 
         Args:
             buffers: `copies` or `gradients`.
             context: which of them.
             keep: whether the content is needed, because not all of it is overwritten.
+            rows: the rows that will be overwritten; None for all.
+            told: whether the caller calls `before_write` when it knows which rows.
 
         Returns:
             A buffer that the caller puts into `buffers` when it is written.
@@ -297,17 +311,43 @@ class StoredParameter:
         Raises:
             MemoryLimitError: where a new one does not fit.
         """
-        return self.unread(buffers[context], keep=keep)
+        return self.unread(buffers[context], keep=keep, rows=rows, told=told)
 
-    def unread(self, buffer: Buffer, *, keep: bool) -> Buffer:
+    def unread(
+        self, buffer: Buffer, *, keep: bool, rows: HostArray | None = None, told: bool = False
+    ) -> Buffer:
         """The buffer itself where nobody reads it, else a new one; see `writable`."""
-        if buffer.readers == 0:
+        hold, by_rows = buffer.hold, self.current.stype == "row_sparse"
+        if buffer.readers == 0 and (hold is None or not hold.active):
+            return buffer
+        if buffer.readers == 0 and by_rows:
+            # A snapshot needs it as it is, but a table is not copied for some rows.
+            if not told:
+                self.before_write([buffer], rows)
             return buffer
         backend = self.backend(buffer.context)
-        fresh = backend.empty(buffer.shape, buffer.dtype, buffer.context)
+        try:
+            fresh = backend.empty(buffer.shape, buffer.dtype, buffer.context)
+        except MemoryLimitError:
+            if buffer.readers or hold is None:
+                raise
+            # No write fails for the sake of a snapshot.
+            hold.keep(buffer, None, by_rows=by_rows)
+            return buffer
         if keep:
             backend.copy(buffer, fresh)
         return fresh
+
+    def before_write(self, buffers: Iterable[Buffer], rows: HostArray | None) -> None:
+        """Lets a snapshot that is being written set aside what is about to be overwritten.
+
+        Args:
+            buffers: of this parameter.
+            rows: which rows of them; None for all.
+        """
+        for buffer in buffers:
+            if buffer.hold is not None:
+                buffer.hold.keep(buffer, rows, by_rows=self.current.stype == "row_sparse")
 
     def as_dtype(self, staged: Buffer, dtype: np.dtype[np.generic]) -> Buffer:
         """A staged host buffer cast to a dtype; itself if it has it. Raises MemoryLimitError."""

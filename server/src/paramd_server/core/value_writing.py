@@ -48,13 +48,15 @@ def check_whole_shape(parameter: StoredParameter, head: TensorHead) -> None:
         merged = merge_shapes(known, head.shape)
     except ValueError as err:
         raise ShapeMismatchError(
-            f"Parameter '{parameter.name}': expected shape {known}, but got {head.shape}",
+            f"Parameter '{parameter.name}': expected shape {parameter.shown_shape}, but got "
+            f"{head.shape}",
             parameter=parameter.name,
         ) from err
     # A dimension of 0 would merge with everything, and stands for one that is not known.
     if merged != head.shape or 0 in head.shape:
         raise ShapeMismatchError(
-            f"Parameter '{parameter.name}': expected shape {known}, but got {head.shape}",
+            f"Parameter '{parameter.name}': expected shape {parameter.shown_shape}, but got "
+            f"{head.shape}",
             parameter=parameter.name,
         )
 

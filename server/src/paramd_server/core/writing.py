@@ -197,7 +197,7 @@ def check_rows(parameter: StoredParameter, head: TensorHead) -> None:
     if head.shape != parameter.shape:
         raise ShapeMismatchError(
             f"Parameter '{parameter.name}': expected a row_sparse value of shape "
-            f"{parameter.shape}, but got {head.shape}",
+            f"{parameter.shown_shape}, but got {head.shape}",
             parameter=parameter.name,
         )
     if head.region is not None:
@@ -265,7 +265,7 @@ def write_rows(
     """
     assert write.ids is not None
     ids, rows = parameter.staged_array(write.ids), parameter.staged_array(write.value)
-    target = parameter.writable(buffers, context, keep=True)
+    target = parameter.writable(buffers, context, keep=True, rows=ids)
     mode = "assign" if write.head.mode == "assign_rows" else write.head.mode
 
     def combine() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -26,6 +27,7 @@ from paramd_server.core.loading import LoadStage, check_names
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.registry import Registry
 from paramd_server.core.saving import SavedTensor, open_saved
+from paramd_server.rpc.authorization import Authorization
 from paramd_server.rpc.requests import first_message, operation_from_wire, receive_tensors
 from paramd_server.storage.directory import SnapshotDirectory
 
@@ -43,17 +45,24 @@ class FileCalls:
         registry: the parameters.
         operations: what makes repeated calls safe.
         directory: where files on the server's side are.
+        authorization: says who may name them; None for everybody.
     """
 
     def __init__(
-        self, registry: Registry, operations: OperationWindow, directory: SnapshotDirectory
+        self,
+        registry: Registry,
+        operations: OperationWindow,
+        directory: SnapshotDirectory,
+        authorization: Authorization | None = None,
     ) -> None:
         self._registry = registry
         self._operations = operations
         self._directory = directory
+        self._authorization = authorization
 
-    def save(self, request: pb.SaveRequest) -> Iterator[bytes]:
+    def save(self, request: pb.SaveRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """See Save in the proto file."""
+        self._check_path(request.path, context)
         names = list(request.names)
         if len(set(names)) != len(names):
             raise InvalidArgumentError("a file holds each parameter once, but a name comes twice")
@@ -67,9 +76,10 @@ class FileCalls:
                 for block in tensor.blocks():
                     yield from data_messages(byte_view(np.asarray(block)))
 
-    def load(self, messages: Iterator[bytes]) -> bytes:
+    def load(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """See Load in the proto file."""
         operation, options, rest = _open_load(messages)
+        self._check_path(options.path, context)
         if (answer := self._operations.answered(operation)) is not None:
             return answer
         if options.path:
@@ -87,6 +97,10 @@ class FileCalls:
             return pb.LoadResponse(loaded=names).SerializeToString()
 
         return self._operations.run(operation, carry_out)
+
+    def _check_path(self, path: str, context: grpc.ServicerContext) -> None:
+        if path and self._authorization is not None:
+            self._authorization.require_server_files(context)
 
     def _write(self, saved: Sequence[SavedTensor], path: str, strip_prefix: str) -> bytes:
         infos = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from paramd.errors import (
     InvalidMessageError,
     MemoryLimitError,
     ParamdError,
+    ServerUnavailable,
 )
 from paramd.wire.status import DETAIL_KEY, code_of, encode_error
 from paramd_server.rpc.streams import OpenStreams
@@ -41,12 +43,15 @@ class ServiceMethods:
             responses an iterator of bytes.
         pools: the threads for some RPCs, by name; the others use the server's.
         streams: where streaming calls are watched.
+        serving: not set while calls are put off, because the cluster has not formed; None for
+            calls that never are.
     """
 
     descriptor: ServiceDescriptor
     servicer: object
     pools: dict[str, futures.ThreadPoolExecutor]
     streams: OpenStreams
+    serving: threading.Event | None = None
 
 
 def service_handler(methods: ServiceMethods) -> grpc.GenericRpcHandler:
@@ -77,13 +82,26 @@ _HANDLERS: Final[dict[tuple[bool, bool], Callable[[Any], grpc.RpcMethodHandler[A
 
 
 def _behavior(method: MethodDescriptor, methods: ServiceMethods) -> Callable[..., Any]:
-    function = getattr(methods.servicer, method.name)
+    function = _gated(getattr(methods.servicer, method.name), methods.serving)
     request_class = None if method.client_streaming else GetMessageClass(method.input_type)
     if method.server_streaming:
         return _streaming(function, request_class, methods.streams)
     if method.client_streaming:
         return _collecting(function, methods.streams)
     return _unary(function, request_class)
+
+
+def _gated(function: Callable[..., Any], serving: threading.Event | None) -> Callable[..., Any]:
+    """Puts calls off with UNAVAILABLE, which clients wait for, until the server may serve."""
+    if serving is None:
+        return function
+
+    def call(argument: Any, context: grpc.ServicerContext) -> Any:
+        if not serving.is_set():
+            raise ServerUnavailable("the shards of the cluster are not all there yet")
+        return function(argument, context)
+
+    return call
 
 
 def _unary(function: Callable[..., Any], request_class: Any) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from paramd.wire.messages import (
     grad_req_from_wire,
     info_to_wire,
     initializer_from_wire,
+    part_from_wire,
     shape_from_wire,
     spec_from_wire,
 )
@@ -234,18 +235,21 @@ class ParameterServicer:
             else:
                 raise InvalidStreamError(f"a pull of rows begins with open, but got {part}")
 
-    def Save(self, request: pb.SaveRequest, _context: grpc.ServicerContext) -> Iterator[bytes]:
+    def Save(self, request: pb.SaveRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Reads parameters for a file."""
-        return self._files.save(request)
+        return self._files.save(request, context)
 
-    def Load(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+    def Load(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Loads parameters from a file."""
-        return self._files.load(messages)
+        return self._files.load(messages, context)
 
     def _set_attribute(self, request: pb.SetAttributesRequest, names: list[str]) -> None:
         attribute = request.WhichOneof("attribute")
+        part = part_from_wire(request.part) if request.HasField("part") else None
+        if part is not None and attribute != "shape":
+            raise InvalidArgumentError(f"a part goes with a shape, but came with {attribute}")
         if attribute == "shape":
-            attributes.set_shape(self._registry, names, shape_from_wire(request.shape))
+            attributes.set_shape(self._registry, names, shape_from_wire(request.shape), part)
         elif attribute == "grad_req":
             grad_req = grad_req_from_wire(request.grad_req)
             attributes.set_grad_req(self._registry, names, grad_req)

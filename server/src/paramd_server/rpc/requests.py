@@ -60,35 +60,42 @@ def receive_tensors(
     messages: Iterator[bytes],
     message_class: Any,
     place: Callable[[TensorHead], Sequence[HostArray]],
-) -> None:
+    *,
+    ends: Sequence[str] = ("end",),
+) -> Any:
     """Takes the tensors of a stream, up to the end message.
 
     Args:
         messages: of the stream, after those that open it.
         message_class: their class.
         place: gives for each header the arrays that the payload fills in turn.
+        ends: the parts of the oneof that may be the last message.
+
+    Returns:
+        The last message.
 
     Raises:
         InvalidMessageError, InvalidStreamError: for what cannot come, or a stream without end.
         What `place` raises.
     """
-    ended = False
+    last: Any = None
 
     def views(head: TensorHead) -> list[memoryview]:
         return [byte_view(array) for array in place(head)]
 
     def other(message: Any) -> None:
-        nonlocal ended
+        nonlocal last
         part = message.WhichOneof("part")
-        if part != "end":
+        if part not in ends:
             raise InvalidStreamError(f"unexpected message in a stream of tensors: {part}")
-        ended = True
+        last = message
 
     receiver = TensorReceiver(message_class, views, other=other)
     for message in messages:
-        if ended:
+        if last is not None:
             raise InvalidStreamError("a message came after the end of its stream")
         receiver.feed(message)
     receiver.finish()
-    if not ended:
+    if last is None:
         raise InvalidStreamError("the stream was cut: its last message, end, is missing")
+    return last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -15,6 +16,7 @@ from paramd.wire.protocol import PROTOCOL
 from paramd_server import __version__
 from paramd_server.core.coordination import Barriers, Claims
 from paramd_server.core.registry import Registry
+from paramd_server.core.snapshotting import Snapshots
 from paramd_server.core.training.members import Members
 from paramd_server.core.workers import Workers
 from paramd_server.rpc.requests import check_identity, operation_from_wire
@@ -36,6 +38,8 @@ class SessionServicer:
         workers: who is there.
         members: those who have joined as workers.
         polls: how many calls may wait at a time.
+        snapshots: of the server.
+        cluster: tells which of which cluster the server is.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class SessionServicer:
         members: Members,
         *,
         polls: WaitingSlots,
+        snapshots: Snapshots,
+        cluster: Callable[[], pb.Cluster],
     ) -> None:
         self._registry = registry
         self._claims = claims
@@ -54,6 +60,8 @@ class SessionServicer:
         self._workers = workers
         self._members = members
         self._polls = polls
+        self._snapshots = snapshots
+        self._cluster = cluster
         self._started = time.monotonic()
 
     def Hello(self, request: pb.HelloRequest, _context: grpc.ServicerContext) -> pb.HelloResponse:
@@ -74,6 +82,7 @@ class SessionServicer:
             epoch=self._registry.epoch,
             num_gpus=devices.num_gpus,
             device_types=[_DEVICE_NUMBERS[each] for each in devices.device_types],  # type: ignore[misc]
+            cluster=self._cluster(),
         )
 
     def GetStatus(
@@ -81,6 +90,8 @@ class SessionServicer:
     ) -> pb.GetStatusResponse:
         """Describes the server."""
         account = self._registry.devices.account
+        snapshots = self._snapshots.counts()
+        last = snapshots.last
         return pb.GetStatusResponse(
             server_version=__version__,
             epoch=self._registry.epoch,
@@ -89,6 +100,10 @@ class SessionServicer:
             memory_bytes=account.used_bytes,
             memory_limit_bytes=account.limit_bytes,
             num_gpus=self._registry.devices.num_gpus,
+            num_snapshots=snapshots.num_saved,
+            num_failed_snapshots=snapshots.num_failed,
+            last_snapshot=0 if last is None else last.name.number,
+            last_snapshot_created=0.0 if last is None else last.created,
             workers=[
                 pb.WorkerStatus(
                     worker=each.worker,

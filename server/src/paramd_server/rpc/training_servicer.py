@@ -23,6 +23,8 @@ from paramd.wire.training import (
     manifest_from_wire,
     manifest_pages,
     step_result_from_wire,
+    staged_part_from_wire,
+    staged_part_to_wire,
     step_result_to_wire,
     trainer_info_to_wire,
     trainer_spec_from_wire,
@@ -31,12 +33,14 @@ from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.reading import open_values
 from paramd_server.core.registry import Registry
 from paramd_server.core.training.buffers import BufferSteps
+from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.gradients import StepStage
 from paramd_server.core.training.members import Members
 from paramd_server.core.training.pushes import Answers, Push
 from paramd_server.core.training.states import StatesStage, open_states
-from paramd_server.core.training.trainer import StoredTrainer
+from paramd_server.core.training.trainer import PartLostError, StoredTrainer
 from paramd_server.core.training.trainers import Trainers
+from paramd_server.rpc.commit_reading import CommitReading
 from paramd_server.rpc.readings import (
     check_count,
     current_context,
@@ -105,7 +109,9 @@ class TrainingServicer:
         self, request: pb.DeclareTrainerRequest, _context: grpc.ServicerContext
     ) -> pb.DeclareTrainerResponse:
         """Creates a trainer, or attaches to one."""
-        info = self._trainers.declare(trainer_spec_from_wire(request.spec))
+        info = self._trainers.declare(
+            trainer_spec_from_wire(request.spec), request.elsewhere, request.shards
+        )
         return pb.DeclareTrainerResponse(trainer=trainer_info_to_wire(info))
 
     def ListTrainers(
@@ -145,7 +151,7 @@ class TrainingServicer:
     ) -> pb.JoinTrainerResponse:
         """Makes the caller one of a trainer's workers."""
         check_identity(request.identity)
-        trainer = self._trainers.find(request.trainer)
+        trainer = self._trainers.lead(request.trainer)
         member, clock = trainer.join(request.identity)
         num_workers = len(trainer.info().workers)
         return pb.JoinTrainerResponse(clock=clock, rank=member.rank, num_workers=num_workers)
@@ -154,7 +160,7 @@ class TrainingServicer:
         self, request: pb.LeaveTrainerRequest, _context: grpc.ServicerContext
     ) -> pb.LeaveTrainerResponse:
         """Takes the caller out of a trainer."""
-        self._trainers.find(request.trainer).leave(request.identity)
+        self._trainers.lead(request.trainer).leave(request.identity)
         return pb.LeaveTrainerResponse()
 
     def SetLearningRate(
@@ -164,7 +170,7 @@ class TrainingServicer:
         rate = _check_rate(request.learning_rate)
 
         def carry_out() -> bytes:
-            self._trainers.find(request.trainer).set_learning_rate(rate)
+            self._trainers.lead(request.trainer).set_learning_rate(rate)
             return pb.SetLearningRateResponse().SerializeToString()
 
         return self._operations.run(operation_from_wire(request.operation), carry_out)
@@ -176,29 +182,36 @@ class TrainingServicer:
         operation = operation_from_wire(opened.operation)
         trainer = self._trainers.find(opened.trainer)
         current = current_context(opened)
-        # A push that waits in a round is not taken a second time: it would need memory twice.
-        if not trainer.knows(operation):
-            with open_values(self._registry, selectors, current):
-                # What cannot be pulled is told before anything is applied.
-                pass
-            result = self._take(trainer, operation, opened, messages)
-        else:
-            result = trainer.wait(operation, 0.0)
-        if result.state in ("staged", "ahead"):
-            with self._waiting.take(opened.wait_ms) as wait_s:
-                if wait_s > 0:
-                    result = trainer.wait(operation, wait_s)
-        yield pb.StepResponse(result=step_result_to_wire(result)).SerializeToString()
-        if result.state == "committed" and selectors:
-            with open_values(self._registry, selectors, current) as readings:
-                yield from reading_messages(readings, pb.StepResponse)
+        with CommitReading(self._registry, trainer.spec, selectors, current) as reading:
+            # A push that waits in a round is not taken a second time: it would need memory twice.
+            if not trainer.knows(operation):
+                with open_values(self._registry, selectors, current):
+                    # What cannot be pulled is told before anything is applied.
+                    pass
+                result = self._take(trainer, operation, opened, messages, reading)
+            else:
+                result = trainer.wait(operation, 0.0)
+            if result.staged is not None:
+                if isinstance(trainer, FollowedTrainer):
+                    trainer.expect(operation, reading.on_commit)
+                yield pb.StepResponse(result=step_result_to_wire(result)).SerializeToString()
+            if result.state in ("staged", "ahead"):
+                with self._waiting.take(opened.wait_ms) as wait_s:
+                    if wait_s > 0:
+                        result = trainer.wait(operation, wait_s)
+            if result.staged is None:
+                yield pb.StepResponse(result=step_result_to_wire(result)).SerializeToString()
+            if result.state == "committed" and selectors:
+                with reading.open() as readings:
+                    yield from reading_messages(readings, pb.StepResponse)
 
     def _take(
         self,
-        trainer: StoredTrainer,
+        trainer: StoredTrainer | FollowedTrainer,
         operation: Operation,
         opened: pb.StepOpen,
         messages: Iterator[bytes],
+        reading: CommitReading,
     ) -> StepResult:
         """Receives a push and submits it."""
         operation.check()
@@ -209,16 +222,18 @@ class TrainingServicer:
             learning_rate=_rate_of(opened),
             ignore_stale_grad=opened.ignore_stale_grad,
         )
-        if trainer.spec.distributed:
+        if isinstance(trainer, StoredTrainer) and trainer.spec.distributed:
             # Before anything is received: a worker that is out keeps no memory.
             self._members.check(operation.identity)
         stage = StepStage(self._registry, trainer.spec)
-        receive_tensors(messages, pb.StepRequest, stage.place)
+        last = receive_tensors(messages, pb.StepRequest, stage.place, ends=("end", "commit"))
+        parts = tuple(staged_part_from_wire(each) for each in last.commit.parts)
         gradients, non_finite = stage.finish()
         del stage
         if non_finite and trainer.spec.non_finite == "skip":
             gradients = {}
-        return trainer.submit(Push(operation, options, gradients, non_finite))
+        push = Push(operation, options, gradients, non_finite, parts, reading.on_commit)
+        return trainer.submit(push)
 
     def AwaitStep(
         self, request: pb.AwaitStepRequest, _context: grpc.ServicerContext
@@ -242,12 +257,31 @@ class TrainingServicer:
             reduced=request.reduced,
         )
 
-        def carry_out() -> bytes:
-            trainer = self._trainers.find(request.trainer)
-            skipped = self._buffers.update(trainer, options)
-            return pb.UpdateResponse(skipped=skipped).SerializeToString()
+        operation = operation_from_wire(request.operation)
+        trainer = self._trainers.find(request.trainer)
+        if isinstance(trainer, FollowedTrainer):
+            return self._stage_update(trainer, options, operation).SerializeToString()
 
-        return self._operations.run(operation_from_wire(request.operation), carry_out)
+        def carry_out() -> bytes:
+            parts = [staged_part_from_wire(each) for each in request.parts]
+            skipped, position = self._buffers.update(trainer, options, operation, parts)
+            return pb.UpdateResponse(skipped=skipped, position=position).SerializeToString()
+
+        try:
+            return self._operations.run(operation, carry_out)
+        except PartLostError:
+            return pb.UpdateResponse(stage_again=True).SerializeToString()
+
+    def _stage_update(
+        self, trainer: FollowedTrainer, options: StepOptions, operation: Operation
+    ) -> pb.UpdateResponse:
+        """What the coordinator has to know of this shard; or what it has decided already."""
+        answered = self._operations.answered(operation)
+        if answered is not None:
+            result = _decode(answered)
+            return pb.UpdateResponse(skipped=result.skipped, position=result.position)
+        part = self._buffers.stage(trainer, options)
+        return pb.UpdateResponse(staged=staged_part_to_wire(part))
 
     def AllreduceGrads(
         self, request: pb.AllreduceGradsRequest, _context: grpc.ServicerContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from paramd.errors import PathNotAllowedError
-from paramd_server.storage.snapshots import FOLDER
+from paramd_server.storage.snapshot_files import FOLDER
 
 __all__ = ["SnapshotDirectory"]
 

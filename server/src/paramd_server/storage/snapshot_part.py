@@ -24,6 +24,7 @@ from paramd.files.source import byte_view
 from paramd.spec import Shape
 from paramd.wire.dtypes import dtype_of
 from paramd_server.core.snapshot import ArraysReader, SavedArray, SavedSection, SnapshotError
+from paramd_server.storage.snapshot_files import checksum, write_atomically
 
 __all__ = ["PartReader", "write_part"]
 
@@ -34,7 +35,7 @@ _MAX_ARRAYS: Final = 1 << 14
 _MAX_KEY_BYTES: Final = 4 << 20
 
 
-def write_part(directory: Path, part: str, sections: Mapping[str, SavedSection]) -> list[str]:
+def write_part(directory: Path, part: str, sections: Mapping[str, SavedSection]) -> dict[str, Any]:
     """Writes a part, each file synced to disk. The arrays stream through; none is copied whole.
 
     Args:
@@ -43,7 +44,7 @@ def write_part(directory: Path, part: str, sections: Mapping[str, SavedSection])
         sections: by name.
 
     Returns:
-        The names of the files.
+        The part's entry in the manifest: JSON values.
 
     Raises:
         OSError: from the system.
@@ -56,12 +57,12 @@ def write_part(directory: Path, part: str, sections: Mapping[str, SavedSection])
         infos = [TensorInfo(name, array.shape, array.dtype) for name, array in group]
         with open_writer(directory / file, infos) as writer:
             for info, (name, array) in zip(infos, group, strict=True):
-                size, checksum = 0, 0
+                size, crc32 = 0, 0
                 for block in array.blocks():
                     view = byte_view(block)
                     for begin in range(0, view.nbytes, _BLOCK_BYTES):
                         piece = view[begin : begin + _BLOCK_BYTES]
-                        checksum = zlib.crc32(piece, checksum)
+                        crc32 = zlib.crc32(piece, crc32)
                         size += piece.nbytes
                         writer.write(piece)
                 if size != info.size_bytes:
@@ -72,14 +73,22 @@ def write_part(directory: Path, part: str, sections: Mapping[str, SavedSection])
                         "file": file,
                         "shape": list(info.shape),
                         "dtype": str(info.dtype),
-                        "crc32": checksum,
+                        "crc32": crc32,
                     }
                 )
         files.append(file)
     documents = {name: section.document for name, section in sections.items()}
     content = {"format": _FORMAT, "sections": documents, "arrays": listed}
-    (directory / f"{part}.json").write_text(json.dumps(content), "utf-8")
-    return [f"{part}.json", *files]
+    text = json.dumps(content).encode()
+    # Last: a part that has it is whole.
+    write_atomically(directory / f"{part}.json", text, writer=part)
+    names = [f"{part}.json", *files]
+    return {
+        "name": part,
+        # Those of the arrays are summed array by array, in the part's list.
+        "crc32": checksum(text),
+        "files": {name: (directory / name).stat().st_size for name in names},
+    }
 
 
 def _groups(sections: Mapping[str, SavedSection]) -> Iterator[list[tuple[str, SavedArray]]]:

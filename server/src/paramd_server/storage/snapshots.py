@@ -1,12 +1,19 @@
-"""The snapshots of a server: a numbered directory each, of which a marker says that it is whole.
+"""The snapshots of a server: a directory each, of which a marker says that it is whole.
 
-    <snapshot-dir>/snapshots/00000007/part-0-of-1.json             documents, list of the arrays
-                                      part-0-of-1.000.safetensors  arrays
+    <snapshot-dir>/snapshots/00000007/part-0-of-2.json             documents, list of the arrays
+                                      part-0-of-2.000.safetensors  arrays
+                                      part-1-of-2.json             of the other shard, where the
+                                      ...                          directory is that of both
                                       manifest.json                every file with size and checksum
                                       COMMITTED                    size and checksum of the manifest
+    <snapshot-dir>/before-finetuning/...                           one that a user has named
 
 The marker is written last, when all else is on the disk. A directory without one is what a crash
-has left: it is never taken up, and the next save removes it.
+has left: it is never taken up, and a later save removes it. A named snapshot comes about under its
+number, and is given its name when it is whole.
+
+The shards of a cluster may have a directory each, or share one: each writes its own part, and then
+manifest and marker, with the same content as the others.
 """
 
 from __future__ import annotations
@@ -18,51 +25,75 @@ import os
 import re
 import shutil
 import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from paramd.errors import FileFormatError
+from paramd.errors import FileFormatError, PathNotAllowedError
 from paramd_server import __version__
-from paramd_server.core.snapshot import SavedSection, SnapshotError
+from paramd_server.core.held_buffers import Scratch
+from paramd_server.core.snapshot import (
+    SavedSection,
+    SnapshotError,
+    SnapshotInfo,
+    SnapshotName,
+    SnapshotOrigin,
+)
+from paramd_server.storage.directory import SnapshotDirectory
+from paramd_server.storage.snapshot_files import (
+    FOLDER,
+    ScratchFile,
+    checked,
+    checksum,
+    part_name,
+    sync,
+    write_atomically,
+)
+from paramd_server.storage.snapshot_manifest import MANIFEST, MARKER, Manifest, read_manifest
 from paramd_server.storage.snapshot_part import PartReader, write_part
 
-__all__ = ["FOLDER", "SnapshotStore"]
+__all__ = ["SnapshotStore"]
 
 _log = logging.getLogger(__name__)
 
-FOLDER: Final = "snapshots"
-"""The folder below the server's directory that holds the snapshots and nothing else."""
-
-_FORMAT: Final = 1
-_MARKER: Final = "COMMITTED"
-_MANIFEST: Final = "manifest.json"
-_PART: Final = "part-0-of-1"
 _DIGITS: Final = 8
 _POLL_S: Final = 0.05
 
 
 class SnapshotStore:
-    """The snapshots in one directory.
+    """The snapshots in one directory, as one server sees them.
 
     Args:
         root: the server's directory. `snapshots` below it is made when it is locked.
-        keep: how many are kept; the one that was taken up is kept beside them.
+        shard: of the server.
+        num_shards: of its cluster.
+        keep: how many numbered ones are kept; the one that was taken up is kept beside them.
         wait_s: how long to wait for another server that uses the directory to end.
     """
 
-    def __init__(self, root: Path, *, keep: int = 2, wait_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        shard: int = 0,
+        num_shards: int = 1,
+        keep: int = 2,
+        wait_s: float = 10.0,
+    ) -> None:
+        self._root = root
         self._folder = root / FOLDER
+        self._part = part_name(shard, num_shards)
+        self._num_shards = num_shards
         self._keep = keep
         self._wait_s = wait_s
         self._lock = -1
-        self._taken_up: int | None = None
+        self._last_number = 0
+        self._taken_up: SnapshotName | None = None
 
     @property
-    def taken_up(self) -> int | None:
+    def taken_up(self) -> SnapshotName | None:
         """The snapshot that this server was started from; None for none."""
         return self._taken_up
 
@@ -72,7 +103,7 @@ class SnapshotStore:
         Raises:
             SnapshotError: where one is in, or the directory cannot be written to.
         """
-        path = self._folder / f"lock-{_PART.removeprefix('part-')}"
+        path = self._folder / f"lock-{self._part.removeprefix('part-')}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -82,7 +113,7 @@ class SnapshotStore:
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                break
             except BlockingIOError as err:
                 if time.monotonic() >= give_up_at:
                     self.unlock()
@@ -91,6 +122,7 @@ class SnapshotStore:
                         "or give each server a --snapshot-dir of its own"
                     ) from err
             time.sleep(_POLL_S)
+        self._finish_names()
 
     def unlock(self) -> None:
         """Lets other servers in. Idempotent."""
@@ -100,36 +132,72 @@ class SnapshotStore:
 
     def committed(self) -> list[int]:
         """The numbers of the snapshots that are whole, from the oldest."""
-        return [number for number in self._all() if (self._path(number) / _MARKER).exists()]
+        return [name.number for name in self._whole()]
 
-    def choose(self, wanted: str) -> int | None:
+    def all(self) -> list[SnapshotInfo]:
+        """The snapshots that are whole, from the oldest, but for those with a damaged manifest."""
+        infos = []
+        for name, path in self._whole().items():
+            try:
+                infos.append(read_manifest(path).info(name))
+            except (SnapshotError, OSError) as err:
+                _log.warning("snapshot %s is left out: %s", name, err)
+        return infos
+
+    def manifest_of(self, name: SnapshotName) -> Manifest:
+        """What is known of a snapshot. Raises SnapshotError where it is damaged, or gone."""
+        try:
+            return read_manifest(self._path(name))
+        except OSError as err:
+            raise SnapshotError(f"snapshot {name}: {err}") from err
+
+    def find(self, number: int) -> SnapshotName:
+        """The snapshot of a number. Raises SnapshotError where there is none."""
+        whole = self._whole()
+        for name in whole:
+            if name.number == number:
+                return name
+        there = ", ".join(str(name) for name in whole) or "none"
+        raise SnapshotError(f"{self._folder} has no snapshot {number}; there are: {there}")
+
+    def choose(self, wanted: str) -> SnapshotName | None:
         """The snapshot to take up.
 
         Args:
-            wanted: 'latest', 'none' or a number.
+            wanted: 'latest', 'none', a number, or the directory of one that has a name.
 
         Returns:
-            Its number; None where there is none, or none is wanted.
+            Which; None where there is none, or none is wanted.
 
         Raises:
-            SnapshotError: where there is none of that number.
+            SnapshotError: where there is none of that number or name.
         """
         if wanted == "none":
             return None
-        committed = self.committed()
+        whole = self._whole()
         if wanted == "latest":
-            newest = committed[-1] if committed else None
-            for number in self._all():
-                if newest is None or number > newest:
-                    _log.warning("%s was never finished: it is passed over", self._path(number))
+            newest = max(whole, key=lambda name: name.number, default=None)
+            for number in self._numbers():
+                if newest is None or number > newest.number:
+                    _log.warning("%s was never finished: it is passed over", self._numbered(number))
             return newest
-        if int(wanted) not in committed:
-            there = ", ".join(map(str, committed)) or "none"
-            raise SnapshotError(f"{self._folder} has no snapshot {int(wanted)}; there are: {there}")
-        return int(wanted)
+        if re.fullmatch(r"\d{1,18}", wanted, re.ASCII):
+            return self.find(int(wanted))
+        try:
+            path = SnapshotDirectory(self._root).resolve(wanted)
+        except PathNotAllowedError as err:
+            raise SnapshotError(f"no snapshot can be taken up from there: {err}") from err
+        for name, place in whole.items():
+            if place.resolve() == path:
+                return name
+        try:
+            read_manifest(path)
+        except OSError as err:
+            raise SnapshotError(f"{path} holds no snapshot that is whole: {err}") from err
+        raise SnapshotError(f"{path} cannot be taken up: it is among the numbered snapshots")
 
     @contextmanager
-    def taking_up(self, number: int) -> Iterator[PartReader]:
+    def taking_up(self, name: SnapshotName) -> Iterator[PartReader]:
         """Opens a snapshot, to be taken up while the block runs.
 
         Raises:
@@ -137,107 +205,240 @@ class SnapshotStore:
                 which other one there is.
         """
         try:
-            with self._open(number) as reader:
+            with self._open(name) as reader:
                 yield reader
         except (SnapshotError, FileFormatError, OSError) as err:
             raise SnapshotError(
-                f"snapshot {number} cannot be taken up: {err}. {self._advice(number)}"
+                f"snapshot {name} cannot be taken up: {err}. {self._advice(name)}"
             ) from err
-        self._taken_up = number
+        self._taken_up = name
 
-    def save(self, sections: Mapping[str, SavedSection]) -> int:
-        """Writes a snapshot, commits it, and removes those that are too many.
+    # Saving
 
-        Args:
-            sections: by name.
+    def next_number(self) -> int:
+        """A number above all that there have been."""
+        numbers = [*self._numbers(), *self.committed(), self._last_number]
+        self._last_number = max(numbers, default=0) + 1
+        return self._last_number
+
+    def check_directory(self, directory: str) -> None:
+        """Checks the name that a user gives to a snapshot to be.
+
+        Raises:
+            PathNotAllowedError: where it is no name below the server's directory.
+            SnapshotError: where something is there already.
+        """
+        path = SnapshotDirectory(self._root).resolve(directory)
+        if path.exists():
+            raise SnapshotError(f"{path} exists already: choose another name")
+
+    def scratch(self) -> Scratch:
+        """A file for what writers set aside meanwhile. Raises OSError."""
+        return ScratchFile(self._folder)
+
+    def write_part(
+        self, name: SnapshotName, sections: Mapping[str, SavedSection]
+    ) -> dict[str, Any]:
+        """Writes this shard's part. What crashes have left of earlier ones is removed before.
 
         Returns:
-            Its number.
+            Its entry in the manifest: JSON values.
 
         Raises:
             SnapshotError: where it cannot be written; the others are as they were.
         """
-        numbers = self._all()
-        number = max(numbers, default=0) + 1
-        path = self._path(number)
-        self._remove(sorted(set(numbers) - set(self.committed())))
+        path = self._numbered(name.number)
         try:
-            path.mkdir(parents=True)
-            self._write(path, number, sections)
-        except (OSError, FileFormatError, ValueError) as err:
-            self._remove([number])
-            raise SnapshotError(f"snapshot {number} cannot be saved to {path}: {err}") from err
-        self._remove([old for old in self.committed()[: -self._keep] if old != self._taken_up])
-        return number
+            if name.directory:
+                self.check_directory(name.directory)
+            if (path / MARKER).exists():
+                raise SnapshotError(f"{path} is a snapshot already")
+            whole = {each.number for each in self._whole() if not each.directory}
+            self._remove([old for old in self._numbers() if old < name.number and old not in whole])
+            path.mkdir(parents=True, exist_ok=True)
+            entry = write_part(path, self._part, sections)
+            sync(path)
+            sync(self._folder)
+        except (OSError, FileFormatError, ValueError, SnapshotError, PathNotAllowedError) as err:
+            self.discard(name)
+            raise SnapshotError(f"snapshot {name} cannot be saved to {path}: {err}") from err
+        return entry
 
-    def _write(self, path: Path, number: int, sections: Mapping[str, SavedSection]) -> None:
-        files = write_part(path, _PART, sections)
-        (part_json, *_) = files
-        _sync(path / part_json)
-        manifest = {
-            "format": _FORMAT,
-            "number": number,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "server_version": __version__,
-            "num_shards": 1,
-            "parts": [
-                {
-                    "name": _PART,
-                    # Those of the arrays are summed array by array, in the part's list.
-                    "crc32": _checksum((path / part_json).read_bytes()),
-                    "files": {file: (path / file).stat().st_size for file in files},
-                }
-            ],
-        }
-        content = json.dumps(manifest, indent=1).encode() + b"\n"
-        _write_synced(path / _MANIFEST, content)
-        _sync(path)
-        _sync(self._folder)
-        marker = {"size_bytes": len(content), "crc32": _checksum(content)}
-        _write_synced(path / f"{_MARKER}.tmp", json.dumps(marker).encode())
-        (path / f"{_MARKER}.tmp").replace(path / _MARKER)
-        _sync(path)
+    def manifest(
+        self,
+        name: SnapshotName,
+        parts: Sequence[Mapping[str, Any]],
+        origin: SnapshotOrigin,
+    ) -> bytes:
+        """The manifest of a snapshot whose parts are all written, to be committed on every shard.
 
-    def _open(self, number: int) -> PartReader:
-        path = self._path(number)
-        marker = _parsed(path / _MARKER, (path / _MARKER).read_bytes())
-        content = _checked(path / _MANIFEST, marker)
-        manifest = _parsed(path / _MANIFEST, content)
+        Args:
+            name: which.
+            parts: what `write_part` gave on each shard, in the order of the shards.
+            origin: of the state.
+        """
+        made = Manifest(
+            name=name,
+            created=datetime.now(UTC),
+            server_version=__version__,
+            num_shards=self._num_shards,
+            parts=tuple(parts),
+            origin=origin,
+        )
+        return made.encode()
+
+    def commit(self, name: SnapshotName, manifest: bytes) -> None:
+        """Writes manifest and marker: from now on the snapshot is whole.
+
+        Several shards may do so in one directory at the same time.
+
+        Raises:
+            SnapshotError: where it cannot be written, or the directory is taken.
+        """
+        path = self._numbered(name.number)
+        marker = json.dumps({"size_bytes": len(manifest), "crc32": checksum(manifest)}).encode()
         try:
-            if manifest["format"] != _FORMAT or manifest["num_shards"] != 1:
-                raise SnapshotError(
-                    f"{path / _MANIFEST}: format {manifest['format']!r} of "
-                    f"{manifest['num_shards']!r} shards, but this server reads format {_FORMAT} "
-                    "of 1 shard"
-                )
-            (part,) = manifest["parts"]
-            sizes, crc32 = dict(part["files"]), part["crc32"]
-        except (KeyError, TypeError, ValueError) as err:
-            raise SnapshotError(f"{path / _MANIFEST}: {type(err).__name__}: {err}") from err
+            write_atomically(path / MANIFEST, manifest, writer=self._part)
+            write_atomically(path / MARKER, marker, writer=self._part)
+            sync(self._folder)
+            if name.directory:
+                self._give_name(name)
+        except OSError as err:
+            if name.directory and self._has_name(name, manifest):
+                return
+            self._remove([name.number])
+            raise SnapshotError(f"snapshot {name} cannot be committed: {err}") from err
+
+    def discard(self, name: SnapshotName) -> None:
+        """Removes what this shard has written of a snapshot that is not to be. Idempotent."""
+        path = self._numbered(name.number)
+        if not path.is_dir() or (path / MARKER).exists():
+            return
+        try:
+            for each in list(path.iterdir()):
+                if each.name.startswith(f"{self._part}.") or f".{self._part}." in each.name:
+                    each.unlink(missing_ok=True)
+            if not any(path.iterdir()):
+                path.rmdir()
+        except OSError as err:
+            _log.warning("%s cannot be removed: %s", path, err)
+
+    def kept(self, upcoming: SnapshotName | None = None) -> list[int]:
+        """The numbers of the numbered snapshots that are to stay.
+
+        Args:
+            upcoming: counted as if it were whole already.
+        """
+        numbered = [name.number for name in self._whole() if not name.directory]
+        if upcoming is not None and not upcoming.directory:
+            numbered = sorted({*numbered, upcoming.number})
+        stay = set(numbered[-self._keep :])
+        if self._taken_up is not None and not self._taken_up.directory:
+            stay |= {self._taken_up.number} & set(numbered)
+        return sorted(stay)
+
+    def prune(self, kept: Collection[int]) -> None:
+        """Removes the numbered snapshots whose numbers are not among those that stay."""
+        numbered = [name.number for name in self._whole() if not name.directory]
+        self._remove([number for number in numbered if number not in kept])
+
+    # Names
+
+    def _give_name(self, name: SnapshotName) -> None:
+        target = SnapshotDirectory(self._root).resolve(name.directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # It fails where the target is a directory with something in it, or a file.
+        self._numbered(name.number).rename(target)
+        sync(target.parent)
+        sync(self._folder)
+
+    def _has_name(self, name: SnapshotName, manifest: bytes) -> bool:
+        """Whether another shard has given it its name meanwhile."""
+        target = SnapshotDirectory(self._root).resolve(name.directory)
+        try:
+            read_manifest(target)
+            same = (target / MANIFEST).read_bytes() == manifest
+            for each in list(target.glob(f".*.{self._part}.tmp")) if same else ():
+                each.unlink(missing_ok=True)
+        except (SnapshotError, OSError):
+            return False
+        return same
+
+    def _finish_names(self) -> None:
+        """Gives names to those that a crash kept from getting them."""
+        for number in self._numbers():
+            path = self._numbered(number)
+            if not (path / MARKER).exists():
+                continue
+            try:
+                name = read_manifest(path).name
+                if name.directory:
+                    self._give_name(name)
+            except (SnapshotError, OSError, PathNotAllowedError) as err:
+                _log.warning("%s keeps its number: %s", path, err)
+
+    # What is there
+
+    def _open(self, name: SnapshotName) -> PartReader:
+        path = self._path(name)
+        manifest = read_manifest(path)
+        if manifest.num_shards != self._num_shards:
+            raise SnapshotError(
+                f"{path / MANIFEST}: a snapshot of {manifest.num_shards} shards, but this server "
+                f"is one of {self._num_shards}"
+            )
+        part = manifest.part(path, self._part)
+        sizes = dict(part["files"])
         for file, size in sizes.items():
             found = (path / file).stat().st_size
             if found != size:
                 raise SnapshotError(f"{path / file}: has {found} bytes, but is to have {size}")
-        listed = path / f"{_PART}.json"
-        entry = {"size_bytes": sizes.get(listed.name), "crc32": crc32}
-        return PartReader(path, _PART, _checked(listed, entry))
+        listed = path / f"{self._part}.json"
+        entry = {"size_bytes": sizes.get(listed.name), "crc32": part["crc32"]}
+        return PartReader(path, self._part, checked(listed, entry))
 
-    def _advice(self, number: int) -> str:
-        for other in reversed(self.committed()):
-            if other < number:
+    def _advice(self, name: SnapshotName) -> str:
+        for other in reversed(self._whole()):
+            if other.number < name.number:
                 try:
                     with self._open(other) as reader:
                         reader.check()
                 except (SnapshotError, FileFormatError, OSError) as err:
-                    _log.warning("snapshot %d is damaged too: %s", other, err)
+                    _log.warning("snapshot %s is damaged too: %s", other, err)
                     continue
                 return (
-                    f"Snapshot {other}, which is older, is whole: --restore {other} takes it up; "
-                    "--restore none starts with nothing"
+                    f"Snapshot {other}, which is older, is whole: --restore {other.number} takes "
+                    "it up; --restore none starts with nothing"
                 )
         return "There is no older one that is whole; --restore none starts with nothing"
 
-    def _all(self) -> list[int]:
+    def _whole(self) -> dict[SnapshotName, Path]:
+        """The directories of the snapshots that are whole, by number."""
+        found = {
+            SnapshotName(number): self._numbered(number)
+            for number in self._numbers()
+            if (self._numbered(number) / MARKER).exists()
+        }
+        for path in self._named():
+            directory = path.relative_to(self._root).as_posix()
+            try:
+                found[SnapshotName(read_manifest(path).name.number, directory)] = path
+            except (SnapshotError, OSError) as err:
+                _log.warning("%s is passed over: %s", path, err)
+        return dict(sorted(found.items(), key=lambda item: item[0].number))
+
+    def _named(self) -> list[Path]:
+        paths = []
+        for place, folders, files in os.walk(self._root):
+            path = Path(place)
+            if path == self._root:
+                folders[:] = [each for each in folders if each != FOLDER]
+            elif MARKER in files and MANIFEST in files:
+                folders.clear()
+                paths.append(path)
+        return paths
+
+    def _numbers(self) -> list[int]:
         if not self._folder.is_dir():
             return []
         pattern = re.compile(rf"\d{{{_DIGITS},}}")
@@ -247,62 +448,22 @@ class SnapshotStore:
             if pattern.fullmatch(each.name) and each.is_dir()
         )
 
-    def _path(self, number: int) -> Path:
+    def _numbered(self, number: int) -> Path:
         return self._folder / f"{number:0{_DIGITS}d}"
+
+    def _path(self, name: SnapshotName) -> Path:
+        return self._root / name.directory if name.directory else self._numbered(name.number)
 
     def _remove(self, numbers: list[int]) -> None:
         for number in numbers:
-            path = self._path(number)
-            if not path.exists():
-                continue
+            path = self._numbered(number)
             try:
                 # Without its marker what a crash leaves of it is not taken for whole.
-                (path / _MARKER).unlink(missing_ok=True)
-                _sync(path)
+                (path / MARKER).unlink(missing_ok=True)
+                sync(path)
                 shutil.rmtree(path)
+            except FileNotFoundError:
+                # Another shard is at it.
+                shutil.rmtree(path, ignore_errors=True)
             except OSError as err:
                 _log.warning("%s cannot be removed: %s", path, err)
-
-
-def _checksum(content: bytes) -> int:
-    return zlib.crc32(content)
-
-
-def _checked(path: Path, entry: Mapping[str, Any]) -> bytes:
-    """The content of a file, compared with the size and the checksum that it is to have."""
-    content = path.read_bytes()
-    if len(content) != entry.get("size_bytes"):
-        raise SnapshotError(
-            f"{path}: has {len(content)} bytes, but is to have {entry.get('size_bytes')}"
-        )
-    if _checksum(content) != entry.get("crc32"):
-        raise SnapshotError(
-            f"{path}: is damaged: its CRC-32 is to be {entry.get('crc32')}, but it is "
-            f"{_checksum(content)}"
-        )
-    return content
-
-
-def _parsed(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError as err:
-        raise SnapshotError(f"{path}: malformed JSON: {err}") from err
-    if not isinstance(value, dict):
-        raise SnapshotError(f"{path}: expected a JSON object")
-    return value
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

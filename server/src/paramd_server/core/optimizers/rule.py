@@ -68,6 +68,11 @@ class UpdateRule(ABC):
         """Which kind of update a backend does for it."""
         return self._update.name
 
+    @property
+    def lazy(self) -> bool:
+        """Whether a row-sparse gradient changes its rows only."""
+        return self._lazy
+
     @abstractmethod
     def numbers(self, step: Step) -> Numbers:
         """The constants of an update, but for those of the gradient, by name."""

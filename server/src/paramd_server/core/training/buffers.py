@@ -12,15 +12,20 @@ from paramd.errors import (
     InvalidArgumentError,
     StaleGradientError,
 )
-from paramd.trainer_spec import StepOptions
+from paramd.trainer_spec import StagedPart, StepOptions
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.arrays.update_kernels import add_into, is_finite
 from paramd_server.core.attributes import prepare_zero_gradient
+from paramd_server.core.operations import Operation
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import IntArray, RowSparseGradient
 from paramd_server.core.stored_parameter import StoredParameter
+from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.gradients import GradientSource, check_trainable, non_finite_error
+from paramd_server.core.training.records import UpdateRecord
+from paramd_server.core.training.state import TrainerState
 from paramd_server.core.training.trainer import StoredTrainer
+from paramd_server.core.training.updates import Plan
 from paramd_server.core.writing import Action, naming
 
 __all__ = ["BufferSteps"]
@@ -36,11 +41,24 @@ class BufferSteps:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def update(self, trainer: StoredTrainer, options: StepOptions) -> bool:
+    def update(
+        self,
+        trainer: StoredTrainer,
+        options: StepOptions,
+        operation: Operation,
+        parts: Sequence[StagedPart] = (),
+    ) -> tuple[bool, int]:
         """Sums the buffers over the contexts, updates, and writes every copy, all in one step.
 
+        Args:
+            trainer: whose step it is.
+            options: how it is made.
+            operation: identifies it.
+            parts: what the other shards said that they will update.
+
         Returns:
-            Whether the step was skipped, because a gradient is NaN or infinite.
+            Whether the step was skipped, because a gradient is NaN or infinite; and its place in
+            the cluster's log.
 
         Raises:
             What stands at Update in training_service.proto; nothing is changed then.
@@ -51,36 +69,90 @@ class BufferSteps:
                 f"trainer {spec.name!r} is distributed: its steps come with their gradients "
                 "(grads=), since the buffers belong to the cluster and not to a worker"
             )
-        with trainer.condition, self._registry.hold(spec.parameters) as parameters:
+        with trainer.condition, self._registry.hold(trainer.local_parameters) as parameters:
+            trainer.check_there()
+            stepped = [each for each in parameters if each.current.grad_req != "null"]
+            fresh = [each for each in stepped if _check_fresh(trainer, each, options)]
+            here = next((name for each in fresh if (name := _non_finite(each))), "")
+            wrong = next((name for name in (here, *(p.non_finite for p in parts)) if name), "")
+            if wrong and spec.non_finite == "error":
+                trainer.count_refused()
+                raise non_finite_error(wrong)
+            trainer.check_parts(operation, parts)
+            skipped = bool(wrong) and spec.non_finite == "skip"
+            names = set() if skipped else {name for part in parts for name in part.names}
+            plan = trainer.plan([] if skipped else fresh, names, options)
+            self._apply(trainer, stepped, [] if skipped else fresh, options, plan)
+            for parameter in fresh:
+                parameter.fresh_gradients.clear()
+            trainer.updates.count_elsewhere(plan, plan.keys() - {each.name for each in fresh})
+            trainer.count_step(non_finite=bool(wrong), skipped=skipped)
+            position = trainer.tell_update(operation, options, plan, skipped=skipped)
+            return skipped, position
+
+    def stage(self, trainer: FollowedTrainer, options: StepOptions) -> StagedPart:
+        """What a step would update on this shard, which another one commits. Changes nothing.
+
+        Raises:
+            What stands at Update in training_service.proto.
+        """
+        with trainer.condition, self._registry.hold(trainer.local_parameters) as parameters:
             trainer.check_there()
             stepped = [each for each in parameters if each.current.grad_req != "null"]
             fresh = [each for each in stepped if _check_fresh(trainer, each, options)]
             wrong = next((name for each in fresh if (name := _non_finite(each))), "")
-            if wrong and spec.non_finite == "error":
-                trainer.count_refused()
+            if wrong and trainer.spec.non_finite == "error":
                 raise non_finite_error(wrong)
-            skipped = bool(wrong) and spec.non_finite == "skip"
-            actions: list[Action] = []
-            if not skipped:
-                sources = [self._sources(trainer, each, options) for each in fresh]
-                actions += trainer.prepare_updates(fresh, sources, options)
-            if options.zero_grad:
-                devices = self._registry.devices
-                actions += [prepare_zero_gradient(each, devices) for each in stepped]
-            for action in actions:
-                action()
-            for parameter in fresh:
-                parameter.fresh_gradients.clear()
-            trainer.count_step(non_finite=bool(wrong), skipped=skipped)
-            return skipped
+            return trainer.part_of([each.name for each in fresh], wrong)
 
-    def allreduce(self, trainer: StoredTrainer) -> None:
+    def carry_out(self, trainer: FollowedTrainer, record: UpdateRecord, position: int) -> None:
+        """Applies a step by the gradient buffers that the coordinator has committed."""
+        options = StepOptions(
+            record.trainer,
+            record.batch_size,
+            zero_grad=record.zero_grad,
+            reduced=record.reduced,
+        )
+        with trainer.condition:
+            if trainer.deleted:
+                return
+            there = set(self._registry.names())
+            names = [name for name in trainer.local_parameters if name in there]
+            with self._registry.hold(names) as parameters:
+                stepped = [each for each in parameters if each.has_gradient]
+                updated = [each for each in stepped if each.name in record.rates]
+                with self._registry.devices.account.committed():
+                    self._apply(trainer, stepped, updated, options, record.rates)
+                for parameter in updated:
+                    parameter.fresh_gradients.clear()
+            trainer.count(record.num_steps, non_finite=False)
+            trainer.answer_update(record, position)
+
+    def _apply(
+        self,
+        trainer: TrainerState,
+        stepped: Sequence[StoredParameter],
+        updated: Sequence[StoredParameter],
+        options: StepOptions,
+        plan: Plan,
+    ) -> None:
+        """Updates locked parameters, and clears the buffers of those that are stepped at all."""
+        sources = [self._sources(trainer, each, options) for each in updated]
+        rescale = trainer.rescale(options.batch_size)
+        actions = trainer.prepare_updates(updated, sources, plan, rescale)
+        if options.zero_grad:
+            devices = self._registry.devices
+            actions += [prepare_zero_gradient(each, devices) for each in stepped]
+        for action in actions:
+            action()
+
+    def allreduce(self, trainer: TrainerState) -> None:
         """Writes the sum over the contexts into the buffers of every context, all in one step.
 
         Raises:
             What stands at AllreduceGrads in training_service.proto; nothing is changed then.
         """
-        with trainer.condition, self._registry.hold(trainer.spec.parameters) as parameters:
+        with trainer.condition, self._registry.hold(trainer.local_parameters) as parameters:
             trainer.check_there()
             actions = [
                 self._prepare_allreduce(trainer, parameter)
@@ -91,7 +163,7 @@ class BufferSteps:
                 action()
 
     def _sources(
-        self, trainer: StoredTrainer, parameter: StoredParameter, options: StepOptions
+        self, trainer: TrainerState, parameter: StoredParameter, options: StepOptions
     ) -> Mapping[Context, GradientSource]:
         if not trainer.spec.update_each_copy:
             return {next(iter(parameter.copies)): self._prepare_sum(trainer, parameter)}
@@ -108,13 +180,13 @@ class BufferSteps:
 
         return {first: summed, **{context: _buffer(parameter, context) for context in others}}
 
-    def _prepare_allreduce(self, trainer: StoredTrainer, parameter: StoredParameter) -> Action:
+    def _prepare_allreduce(self, trainer: TrainerState, parameter: StoredParameter) -> Action:
         check_trainable(parameter)
         if len(parameter.copies) == 1:
             return _nothing
         return _prepare_spread(parameter, self._prepare_sum(trainer, parameter))
 
-    def _prepare_sum(self, trainer: StoredTrainer, parameter: StoredParameter) -> GradientSource:
+    def _prepare_sum(self, trainer: TrainerState, parameter: StoredParameter) -> GradientSource:
         """The sum over the contexts. Raises MemoryLimitError."""
         contexts = list(parameter.copies)
         if len(contexts) == 1:
@@ -138,7 +210,7 @@ class BufferSteps:
         return add
 
     def _compressed_total(
-        self, trainer: StoredTrainer, parameter: StoredParameter, buffer: Buffer
+        self, trainer: TrainerState, parameter: StoredParameter, buffer: Buffer
     ) -> GradientSource:
         """The sum of what 2-bit compression makes of each context's gradient."""
         threshold = trainer.spec.two_bit_threshold
@@ -152,6 +224,9 @@ class BufferSteps:
                 if known is None or known.shape != total.shape or known.dtype != dtype:
                     known = parameter.stage(parameter.shape, dtype)
                     parameter.staged_array(known)[...] = 0
+                else:
+                    # What a snapshot is reading stays as it is.
+                    known = parameter.unread(known, keep=True)
                 residuals[context] = known
 
         def add() -> tuple[None, HostArray]:
@@ -168,7 +243,7 @@ class BufferSteps:
         return add
 
 
-def _check_fresh(trainer: StoredTrainer, parameter: StoredParameter, options: StepOptions) -> bool:
+def _check_fresh(trainer: TrainerState, parameter: StoredParameter, options: StepOptions) -> bool:
     """Whether a parameter is stepped. Raises StaleGradientError, and what check_trainable does."""
     check_trainable(parameter)
     stale = [each for each in parameter.copies if each not in parameter.fresh_gradients]

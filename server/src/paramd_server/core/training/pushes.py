@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from paramd.errors import ParamdError
-from paramd.trainer_spec import StepOptions, StepResult
+from paramd.trainer_spec import StagedPart, StepOptions, StepResult
 from paramd_server.core.operations import Operation
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.gradients import PushedGradient
@@ -36,12 +36,17 @@ class Push:
         options: how the step is made.
         gradients: by name of the parameter; empty of a push that is skipped.
         non_finite: the name of a gradient that is NaN or infinite somewhere, or ''.
+        parts: what the other shards have of it.
+        on_commit: called, with the trainer's lock held, directly after the step that it was in: its
+            worker wants to read just that state.
     """
 
     operation: Operation
     options: StepOptions
     gradients: Mapping[str, PushedGradient]
     non_finite: str = ""
+    parts: tuple[StagedPart, ...] = ()
+    on_commit: Callable[[], None] | None = None
 
     @property
     def identity(self) -> bytes:

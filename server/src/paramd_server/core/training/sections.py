@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from paramd.context import Context
 from paramd.optimizer.documents import from_document, to_document
 from paramd.trainer_spec import TrainerSpec
 from paramd.wire.dtypes import dtype_of
+from paramd_server.arrays.backend import Buffer
+from paramd_server.core.held_buffers import BufferHolds
 from paramd_server.core.registry import Registry
 from paramd_server.core.snapshot import ArraysReader, SavedArray, SavedSection
 from paramd_server.core.snapshot_buffers import restore_buffers, save_buffers
+from paramd_server.core.stored_parameter import StoredParameter
+from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.members import Members
 from paramd_server.core.training.trainer import StoredTrainer
 from paramd_server.core.training.trainers import Trainers, warm_up
@@ -32,14 +36,26 @@ class MembersSection:
     def __init__(self, members: Members) -> None:
         self._members = members
 
-    def save(self) -> SavedSection:
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
         """See Section."""
         document = self._members.document()
-        return SavedSection(document, blank=not any(document.values()))
+        return lambda: SavedSection(document, blank=not any(document.values()))
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         """See Section."""
         self._members.restore(document)
+
+
+class _Captured(NamedTuple):
+    """A trainer at one moment."""
+
+    spec: TrainerSpec
+    progress: dict[str, Any]
+    num_update: int
+    stepped: dict[str, SteppedParameter]
+    residuals: dict[tuple[str, Context], Buffer]
+    # Of the residuals, in their order.
+    owners: list[StoredParameter]
 
 
 class TrainersSection:
@@ -58,26 +74,24 @@ class TrainersSection:
         self._registry = registry
         self._trainers = trainers
 
-    def save(self) -> SavedSection:
+    def capture(self, holds: BufferHolds) -> Callable[[], SavedSection]:
         """See Section."""
-        documents: list[dict[str, Any]] = []
-        arrays: list[SavedArray] = []
-        for index, trainer in enumerate(self._trainers.all()):
+        captured = []
+        for trainer in self._trainers.all():
             with trainer.condition:
-                stepped, more = self._save_states(str(index), trainer)
+                captured.append(_capture(trainer, self._registry, holds))
+
+        def finish() -> SavedSection:
+            documents: list[dict[str, Any]] = []
+            arrays: list[SavedArray] = []
+            for index, each in enumerate(captured):
+                document, more = _save(str(index), each, holds)
+                documents.append(document)
                 arrays += more
-                residuals, more = self._save_residuals(f"{index}/residual", trainer)
-                arrays += more
-                documents.append(
-                    {
-                        "spec": _save_spec(trainer.spec),
-                        "progress": trainer.progress(),
-                        "num_update": trainer.updates.num_update,
-                        "parameters": stepped,
-                        "residuals": residuals,
-                    }
-                )
-        return SavedSection({"trainers": documents}, arrays, blank=not documents)
+            captured.clear()
+            return SavedSection({"trainers": documents}, arrays, blank=not documents)
+
+        return finish
 
     def restore(self, document: Mapping[str, Any], arrays: ArraysReader) -> None:
         """See Section."""
@@ -96,57 +110,11 @@ class TrainersSection:
             warm_up(spec, self._registry)
             self._trainers.put(trainer)
 
-    def _save_states(
-        self, key: str, trainer: StoredTrainer
-    ) -> tuple[dict[str, Any], list[SavedArray]]:
-        devices = self._registry.devices
-        document: dict[str, Any] = {}
-        arrays: list[SavedArray] = []
-        for number, (name, entry) in enumerate(trainer.updates.stepped().items()):
-            if entry.parameter.deleted:
-                continue
-            states: dict[str, Any] = {}
-            for state in next(iter(entry.states.values()), {}):
-                buffers = {context: each[state] for context, each in entry.states.items()}
-                first = next(iter(buffers.values()))
-                place = f"{key}/{number}/{state}"
-                entries, more = save_buffers(place, buffers, devices)
-                arrays += more
-                states[state] = {
-                    "shape": list(first.shape),
-                    "dtype": str(first.dtype),
-                    "buffers": entries,
-                }
-            document[name] = {
-                "count": entry.count,
-                "counter": entry.counter,
-                "dtype": str(entry.dtype),
-                "contexts": [str(context) for context in entry.states],
-                "states": states,
-            }
-        return document, arrays
-
-    def _save_residuals(
-        self, key: str, trainer: StoredTrainer
-    ) -> tuple[list[dict[str, Any]], list[SavedArray]]:
-        documents: list[dict[str, Any]] = []
-        arrays: list[SavedArray] = []
-        for number, ((name, context), buffer) in enumerate(trainer.residuals.items()):
-            place = f"{key}/{number}"
-            entries, more = save_buffers(place, {context: buffer}, self._registry.devices)
-            arrays += more
-            documents.append(
-                {
-                    "parameter": name,
-                    "shape": list(buffer.shape),
-                    "dtype": str(buffer.dtype),
-                    "buffers": entries,
-                }
-            )
-        return documents, arrays
-
     def _restore_residual(
-        self, trainer: StoredTrainer, entry: Mapping[str, Any], arrays: ArraysReader
+        self,
+        trainer: StoredTrainer | FollowedTrainer,
+        entry: Mapping[str, Any],
+        arrays: ArraysReader,
     ) -> None:
         shape = tuple(int(dimension) for dimension in entry["shape"])
         buffers = restore_buffers(
@@ -156,7 +124,11 @@ class TrainersSection:
             trainer.residuals[entry["parameter"], context] = buffer
 
     def _restore_states(
-        self, trainer: StoredTrainer, name: str, entry: Mapping[str, Any], arrays: ArraysReader
+        self,
+        trainer: StoredTrainer | FollowedTrainer,
+        name: str,
+        entry: Mapping[str, Any],
+        arrays: ArraysReader,
     ) -> None:
         devices = self._registry.devices
         with self._registry.hold([name]) as parameters:
@@ -176,6 +148,96 @@ class TrainersSection:
                 # An optimizer without states, such as plain sgd, is remembered all the same.
                 stepped.states.setdefault(Context.from_string(text), {})
             trainer.updates.take_up(stepped)
+
+
+def _capture(
+    trainer: StoredTrainer | FollowedTrainer, registry: Registry, holds: BufferHolds
+) -> _Captured:
+    stepped = {
+        # What is kept of one step is never changed: the next one makes it anew.
+        name: entry
+        for name, entry in trainer.updates.stepped().items()
+        if not entry.parameter.deleted
+    }
+    for entry in stepped.values():
+        for states in entry.states.values():
+            for buffer in states.values():
+                holds.add(buffer)
+    residuals = dict(trainer.residuals)
+    with registry.hold([name for name, _ in residuals]) as owners:
+        for buffer in residuals.values():
+            holds.add(buffer)
+    return _Captured(
+        trainer.spec, trainer.progress(), trainer.updates.num_update, stepped, residuals, owners
+    )
+
+
+def _save(
+    key: str, captured: _Captured, holds: BufferHolds
+) -> tuple[dict[str, Any], list[SavedArray]]:
+    parameters: dict[str, Any] = {}
+    arrays: list[SavedArray] = []
+    for number, (name, entry) in enumerate(captured.stepped.items()):
+        parameters[name], more = _save_entry(f"{key}/{number}", entry, holds)
+        arrays += more
+    residuals, more = _save_residuals(f"{key}/residual", captured, holds)
+    document = {
+        "spec": _save_spec(captured.spec),
+        "progress": captured.progress,
+        "num_update": captured.num_update,
+        "parameters": parameters,
+        "residuals": residuals,
+    }
+    return document, [*arrays, *more]
+
+
+def _save_entry(
+    key: str, entry: SteppedParameter, holds: BufferHolds
+) -> tuple[dict[str, Any], list[SavedArray]]:
+    by_rows = entry.parameter.current.stype == "row_sparse"
+    states: dict[str, Any] = {}
+    arrays: list[SavedArray] = []
+    for state in next(iter(entry.states.values()), {}):
+        buffers = {
+            context: holds.find(each[state], by_rows=by_rows)
+            for context, each in entry.states.items()
+        }
+        first = next(iter(buffers.values()))
+        entries, more = save_buffers(f"{key}/{state}", buffers, entry.parameter.lock)
+        arrays += more
+        states[state] = {
+            "shape": list(first.shape),
+            "dtype": str(first.dtype),
+            "buffers": entries,
+        }
+    document = {
+        "count": entry.count,
+        "counter": entry.counter,
+        "dtype": str(entry.dtype),
+        "contexts": [str(context) for context in entry.states],
+        "states": states,
+    }
+    return document, arrays
+
+
+def _save_residuals(
+    key: str, captured: _Captured, holds: BufferHolds
+) -> tuple[list[dict[str, Any]], list[SavedArray]]:
+    documents: list[dict[str, Any]] = []
+    arrays: list[SavedArray] = []
+    for number, ((name, context), buffer) in enumerate(captured.residuals.items()):
+        held = {context: holds.find(buffer, by_rows=False)}
+        entries, more = save_buffers(f"{key}/{number}", held, captured.owners[number].lock)
+        arrays += more
+        documents.append(
+            {
+                "parameter": name,
+                "shape": list(buffer.shape),
+                "dtype": str(buffer.dtype),
+                "buffers": entries,
+            }
+        )
+    return documents, arrays
 
 
 def _save_spec(spec: TrainerSpec) -> dict[str, Any]:

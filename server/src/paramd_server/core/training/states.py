@@ -12,7 +12,7 @@ from paramd.trainer_spec import StatesManifest
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.registry import Registry
 from paramd_server.core.stored_parameter import StoredParameter
-from paramd_server.core.training.trainer import StoredTrainer
+from paramd_server.core.training.state import TrainerState
 from paramd_server.core.training.updates import States
 from paramd_server.core.writing import Action
 
@@ -33,7 +33,7 @@ class SavedStates:
 
 
 @contextmanager
-def open_states(registry: Registry, trainer: StoredTrainer) -> Iterator[SavedStates]:
+def open_states(registry: Registry, trainer: TrainerState) -> Iterator[SavedStates]:
     """Opens a trainer's states for reading, for as long as the block runs.
 
     Where each copy has a state of its own, it is that of the first, as in MXNet.
@@ -44,8 +44,9 @@ def open_states(registry: Registry, trainer: StoredTrainer) -> Iterator[SavedSta
         with trainer.condition:
             trainer.check_there()
             updates = trainer.updates
-            counts = updates.counts
-            there = [name for name in trainer.spec.parameters if name in counts]
+            counts = {**updates.counts_elsewhere, **updates.counts}
+            stepped = [name for name in trainer.spec.parameters if name in counts]
+            there = [name for name in stepped if name in updates.counts]
             with registry.hold(there) as parameters:
                 for parameter in parameters:
                     states = next(iter(updates.states_of(parameter.name).values()), {})
@@ -57,7 +58,7 @@ def open_states(registry: Registry, trainer: StoredTrainer) -> Iterator[SavedSta
             manifest = StatesManifest(
                 optimizer=trainer.spec.optimizer,
                 learning_rate=trainer.learning_rate,
-                num_updates={name: counts[name] for name in there},
+                num_updates={name: counts[name] for name in stepped},
                 arrays=tuple(heads),
             )
         yield SavedStates(manifest, tuple(arrays))
@@ -85,9 +86,7 @@ class StatesStage:
             does not step.
     """
 
-    def __init__(
-        self, registry: Registry, trainer: StoredTrainer, manifest: StatesManifest
-    ) -> None:
+    def __init__(self, registry: Registry, trainer: TrainerState, manifest: StatesManifest) -> None:
         self._registry = registry
         self._trainer = trainer
         self._manifest = manifest
@@ -146,12 +145,16 @@ class StatesStage:
         for (head, state), buffer in zip(self._manifest.arrays, self._buffers, strict=True):
             given[head.name][state] = devices.staged_array(buffer)
         trainer = self._trainer
-        with trainer.condition, self._registry.hold(list(given)) as parameters:
+        counts = self._manifest.num_updates
+        elsewhere = {name: counts[name] for name in given if name in trainer.elsewhere}
+        here = [name for name in given if name not in elsewhere]
+        with trainer.condition, self._registry.hold(here) as parameters:
             trainer.check_there()
             actions = [self._prepare(parameter, given[parameter.name]) for parameter in parameters]
             trainer.updates.forget()
             for action in actions:
                 action()
+            trainer.updates.set_counts_elsewhere(elsewhere)
             trainer.learning_rate = self._manifest.learning_rate
             trainer.condition.notify_all()
 

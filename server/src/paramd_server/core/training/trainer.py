@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from paramd.context import Context
-from paramd.errors import (
-    InvalidArgumentError,
-    LeaseEndedError,
-    ScheduledLearningRateError,
-    StaleGradientError,
-    TrainerNotFoundError,
+from paramd.errors import InvalidArgumentError, LeaseEndedError
+from paramd.trainer_spec import (
+    StagedPart,
+    StepOptions,
+    StepResult,
+    TrainerInfo,
+    TrainerSpec,
+    TrainerWorker,
 )
-from paramd.trainer_spec import StepOptions, StepResult, TrainerInfo, TrainerSpec, TrainerWorker
-from paramd_server.arrays.backend import Buffer
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.registry import Registry
-from paramd_server.core.stored_parameter import StoredParameter
-from paramd_server.core.training.gradients import (
-    Contribution,
-    GradientSource,
-    check_trainable,
-    non_finite_error,
-    prepare_sum,
-)
+from paramd_server.core.training.gradients import check_trainable, non_finite_error
 from paramd_server.core.training.members import Member, Members
 from paramd_server.core.training.participants import Participant, Participants
 from paramd_server.core.training.pushes import Answers, MisfitError, Push, check_fits
-from paramd_server.core.training.updates import Rates, Updates
+from paramd_server.core.training.records import (
+    Alone,
+    Commits,
+    CommittedPush,
+    StepRecord,
+    UpdateRecord,
+)
+from paramd_server.core.training.state import Tally, TrainerState, check_complete
+from paramd_server.core.training.updates import Plan
 from paramd_server.core.workers import Workers
-from paramd_server.core.writing import Action
 
-__all__ = ["StoredTrainer", "World"]
+__all__ = ["PartLostError", "StoredTrainer", "World"]
 
 # A waiter looks again at least that often.
 _LOOK_S: Final = 0.5
+_MAX_REFUSED: Final = 4096
+# Of snapshots that were written before there were shards.
+_NOWHERE_ELSE: Final[Mapping[str, Any]] = {"elsewhere": (), "shards": ()}
+
+
+class PartLostError(Exception):
+    """A shard has lost its part of a step since it was staged there: it has to be staged again."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class World:
         operations: where the answers of committed pushes are kept.
         answers: their form.
         workers: counts committed pushes.
+        commits: where other shards learn of them.
+        shard: the number of this server among the shards; 0 is the coordinator.
     """
 
     registry: Registry
@@ -58,57 +66,35 @@ class World:
     operations: OperationWindow
     answers: Answers
     workers: Workers
+    commits: Commits = field(default_factory=Alone)
+    shard: int = 0
 
 
-@dataclass
-class _Tally:
-    """What has happened."""
+class StoredTrainer(TrainerState):
+    """A trainer of a server alone, or of the coordinator of several shards.
 
-    num_steps: int = 0
-    num_non_finite: int = 0
-    num_skipped: int = 0
-
-
-class StoredTrainer:
-    """A trainer as the server holds it.
-
-    Its lock is taken before those of parameters. What waits does so on its condition, for a moment
-    at a time.
+    What waits does so on its condition, for a moment at a time.
 
     Args:
-        spec: as declared; its parameters are the registry's.
+        spec: as declared; its parameters are the registry's, apart from those elsewhere.
         world: what it works with.
     """
 
     def __init__(self, spec: TrainerSpec, world: World) -> None:
-        self.spec = spec
-        self.condition = threading.Condition(threading.RLock())
+        super().__init__(spec)
         # All that follow are guarded by `condition`.
-        self.updates = Updates(spec.optimizer)
-        self.learning_rate: float | None = None
-        self.clock = 0
-        self.deleted = False
-        # What 2-bit compression of the gradient buffers left over, by parameter and context.
-        self.residuals: dict[tuple[str, Context], Buffer] = {}
-        self._tally = _Tally()
         self._participants = Participants(spec)
         # By the worker's name: the second push of a round takes the place of the first.
         self._staged: dict[str, tuple[Member, Push]] = {}
-        self._registry = world.registry
-        self._members = world.members
-        self._operations = world.operations
-        self._answers = world.answers
-        self._workers = world.workers
+        # Pushes that a shard has let go because nobody asked for their commit, the oldest first.
+        self._refused: OrderedDict[Operation, None] = OrderedDict()
+        self._world = world
 
     def info(self) -> TrainerInfo:
         """The trainer, described."""
         with self.condition:
-            return TrainerInfo(
-                spec=self.spec,
-                learning_rate=self._rate(self.updates.num_update),
-                num_update=self.updates.num_update,
-                num_steps=self._tally.num_steps,
-                workers=tuple(
+            return self.describe(
+                tuple(
                     TrainerWorker(
                         each.member.worker,
                         each.member.rank,
@@ -116,38 +102,14 @@ class StoredTrainer:
                         each.member.worker in self._staged,
                     )
                     for each in self._participants.all()
-                ),
-                num_non_finite=self._tally.num_non_finite,
-                num_skipped=self._tally.num_skipped,
-                state_bytes=self.updates.state_bytes,
-            )
-
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Changes the rate. Raises ScheduledLearningRateError where a scheduler sets it."""
-        with self.condition:
-            self.check_there()
-            if self.spec.optimizer.lr_scheduler is not None:
-                raise ScheduledLearningRateError(
-                    f"trainer {self.spec.name!r} has a learning rate scheduler, which sets the "
-                    "rate: pass learning_rate= to step() for one step of another rate"
                 )
-            self.learning_rate = learning_rate
+            )
 
     def delete(self) -> None:
         """Marks it as gone, and wakes those who wait in it."""
         with self.condition:
-            self.deleted = True
             self._staged.clear()
-            self.residuals.clear()
-            self.updates.forget()
-            self.condition.notify_all()
-
-    def forget_deleted(self, name: str) -> None:
-        """Lets go of what is kept of a parameter that has been deleted."""
-        with self.condition:
-            self.updates.forget_deleted(name)
-            for key in [key for key in self.residuals if key[0] == name]:
-                del self.residuals[key]
+            super().delete()
 
     def progress(self) -> dict[str, Any]:
         """What a snapshot keeps beside the states: plain JSON values."""
@@ -155,18 +117,23 @@ class StoredTrainer:
             return {
                 "learning_rate": self.learning_rate,
                 "clock": self.clock,
-                "tally": asdict(self._tally),
+                "tally": asdict(self.tally),
+                "counts_elsewhere": self.updates.counts_elsewhere,
+                "placement": self.placement(),
                 "participants": self._participants.document(),
             }
 
     def restore_progress(self, document: Mapping[str, Any]) -> None:
         """Takes up what `progress` gave. The workers have been restored before."""
         rate = document["learning_rate"]
-        members = self._members.all()
+        members = self._world.members.all()
         with self.condition:
             self.learning_rate = None if rate is None else float(rate)
             self.clock = int(document["clock"])
-            self._tally = _Tally(**document["tally"])
+            self.tally = Tally(**document["tally"])
+            counts = document.get("counts_elsewhere", {})
+            self.updates.set_counts_elsewhere({name: int(counts[name]) for name in counts})
+            self.place(**document.get("placement", _NOWHERE_ELSE))
             self._participants.restore(document["participants"], members)
 
     # Workers
@@ -180,12 +147,12 @@ class StoredTrainer:
         Raises:
             WorkerNotJoinedError, LeaseEndedError: where it is no worker of the cluster.
         """
-        member = self._members.check(identity)
+        member = self._world.members.check(identity)
         if not self.spec.distributed:
             raise InvalidArgumentError(f"trainer {self.spec.name!r} is local: nobody joins it")
         with self.condition:
             self.check_there()
-            if not self._members.holds(identity):
+            if not self._world.members.holds(identity):
                 # It has gone since: nobody would tell this trainer a second time.
                 raise LeaseEndedError(
                     f"trainer {self.spec.name!r}: worker {member.worker} has gone while it joined"
@@ -209,33 +176,97 @@ class StoredTrainer:
         """Takes a complete push: applies it, or keeps it until its round is complete.
 
         Returns:
-            'committed', 'staged' or 'ahead'.
+            'committed', 'staged' or 'ahead'; 'unknown' where a shard has lost its part of it.
 
         Raises:
             What stands at Step in training_service.proto; nothing is changed then.
         """
         if not self.spec.synchronous:
             # The answer of a push that was applied before comes whatever has happened since.
-            answer = self._operations.run(push.operation, lambda: self._apply_alone(push))
-            return self._standing(push.identity, self._answers.decode(answer))
+            try:
+                answer = self._world.operations.run(push.operation, lambda: self._apply_alone(push))
+            except PartLostError:
+                return StepResult("unknown", self.clock)
+            return self._standing(push.identity, self._world.answers.decode(answer))
         with self.condition:
-            answered = self._operations.answered(push.operation)
+            answered = self._world.operations.answered(push.operation)
             if answered is None:
                 participant = self._check_turn(push)
                 self._check_finite(push)
                 self._check_complete(push)
                 self._check_rate(push)
+                if not self._holds_parts(push):
+                    return StepResult("unknown", self.clock)
                 self._staged[participant.member.worker] = (participant.member, push)
                 self._try_round_for(push.operation)
-                answered = self._operations.answered(push.operation)
+                answered = self._world.operations.answered(push.operation)
             if answered is None:
-                return StepResult("staged", self.clock)
-            return self._answers.decode(answered)
+                state = "staged" if self._stages(push.operation) else "unknown"
+                return StepResult(state, self.clock)
+            return self._world.answers.decode(answered)
+
+    def refuse(self, operation: Operation) -> bool:
+        """Lets a push go that a shard has kept for long, unless it waits here or is committed.
+
+        Returns:
+            Whether it is let go: it will not be committed any more, unless it is staged again.
+        """
+        with self.condition:
+            if self.knows(operation):
+                return False
+            self._refused[operation] = None
+            while len(self._refused) > _MAX_REFUSED:
+                self._refused.popitem(last=False)
+            return True
+
+    def check_parts(self, operation: Operation, parts: Sequence[StagedPart]) -> None:
+        """Checks that the other shards have what is to be committed with an operation.
+
+        Raises:
+            InvalidArgumentError: where it was staged on other shards than the trainer is on.
+            PartLostError: where one of them has lost it since.
+        """
+        staged = {part.shard for part in parts}
+        if staged != self.shards or len(staged) < len(parts):
+            raise InvalidArgumentError(
+                f"trainer {self.spec.name!r}: its parameters are also on the shards "
+                f"{sorted(self.shards)}, but the step was staged on {sorted(staged)}"
+            )
+        if operation in self._refused:
+            # It was sent to the shards anew, if the client does what it is told.
+            del self._refused[operation]
+            raise PartLostError
+        if not self._world.commits.hold(tuple(parts)):
+            raise PartLostError
+
+    def tell_update(
+        self, operation: Operation, options: StepOptions, plan: Plan, *, skipped: bool
+    ) -> int:
+        """Has the other shards carry out a step by the gradient buffers."""
+        return self._world.commits.append(
+            UpdateRecord(
+                trainer=self.spec.name,
+                operation=operation,
+                num_steps=self.tally.num_steps,
+                skipped=skipped,
+                batch_size=options.batch_size,
+                zero_grad=options.zero_grad,
+                reduced=options.reduced,
+                rates=plan,
+            )
+        )
+
+    def _holds_parts(self, push: Push) -> bool:
+        try:
+            self.check_parts(push.operation, push.parts)
+        except PartLostError:
+            return False
+        return True
 
     def knows(self, operation: Operation) -> bool:
         """Whether a push has been answered, or waits in a round."""
         with self.condition:
-            return self._operations.answered(operation) is not None or self._stages(operation)
+            return self._world.operations.answered(operation) is not None or self._stages(operation)
 
     def wait(self, operation: Operation, wait_s: float) -> StepResult:
         """How a push stands, after a moment if it has to wait.
@@ -252,19 +283,19 @@ class StoredTrainer:
         """
         deadline = time.monotonic() + wait_s
         while True:
-            self._members.expire()
+            self._world.members.expire()
             with self.condition:
                 result = self._look(operation)
                 left = deadline - time.monotonic()
                 if result.state not in ("staged", "ahead") or left <= 0:
                     return result
-                pause = min(left, self._members.next_end() + 0.01, _LOOK_S)
+                pause = min(left, self._world.members.next_end() + 0.01, _LOOK_S)
                 self.condition.wait(max(pause, 0.0))
 
     def _look(self, operation: Operation) -> StepResult:
-        answered = self._operations.answered(operation)
+        answered = self._world.operations.answered(operation)
         if answered is not None:
-            return self._standing(operation.identity, self._answers.decode(answered))
+            return self._standing(operation.identity, self._world.answers.decode(answered))
         self.check_there()
         if not self._stages(operation):
             return StepResult("unknown", self.clock)
@@ -274,10 +305,10 @@ class StoredTrainer:
                 "join() to come back with the current clock"
             )
         self._try_round_for(operation)
-        answered = self._operations.answered(operation)
+        answered = self._world.operations.answered(operation)
         if answered is None:
             return StepResult("staged", self.clock)
-        return self._answers.decode(answered)
+        return self._world.answers.decode(answered)
 
     def _standing(self, identity: bytes, result: StepResult) -> StepResult:
         """A committed push, or one whose worker is too far ahead of the slowest one."""
@@ -303,16 +334,38 @@ class StoredTrainer:
                 self._participants.check_nobody_lost()
             self._check_finite(push)
             self._check_complete(push)
+            self.check_parts(push.operation, push.parts)
             try:
-                self._commit([push])
+                plan = self._commit([push])
             except MisfitError as err:
                 raise err.error from None
-            clock = self.clock = self._tally.num_steps
+            clock = self.clock = self.tally.num_steps
             if participant is not None:
                 clock = participant.clock = participant.clock + 1
                 self.clock = self._participants.fastest()
+            position = self._tell([push], clock, plan)
             self.condition.notify_all()
-            return self._answers.encode(StepResult("committed", clock, self._skips(push)))
+            result = StepResult("committed", clock, self.skips(push), position=position)
+            return self._world.answers.encode(result)
+
+    def _tell(self, pushes: Sequence[Push], clock: int, plan: Plan) -> int:
+        """Has the other shards carry a step out, and lets those read who wait for it."""
+        position = self._world.commits.append(
+            StepRecord(
+                trainer=self.spec.name,
+                clock=self.clock,
+                num_steps=self.tally.num_steps,
+                pushes=tuple(
+                    CommittedPush(each.operation, clock, self.skips(each), each.options.batch_size)
+                    for each in pushes
+                ),
+                rates=plan,
+            )
+        )
+        for push in pushes:
+            if push.on_commit is not None:
+                push.on_commit()
+        return position
 
     def _try_round_for(self, operation: Operation) -> None:
         """Commits the round where it can be; who is told that it failed has no push in it."""
@@ -340,124 +393,78 @@ class StoredTrainer:
         """Commits the round where every worker's push is in."""
         if not self._staged or not self._participants.have_all(self._staged):
             return
+        lost = [push for _, push in self._staged.values() if not self._holds_parts(push)]
+        if lost:
+            # Their workers are told that they are unknown, and send them again.
+            for push in lost:
+                self._unstage(push.operation)
+            self.condition.notify_all()
+            return
         staged = sorted(self._staged.values(), key=lambda each: each[0].rank)
         pushes = [push for _, push in staged]
-        self._commit(pushes)
+        plan = self._commit(pushes)
         self._staged.clear()
         self.clock += 1
         self._participants.set_clocks(self.clock)
+        position = self._tell(pushes, self.clock, plan)
         for push in pushes:
-            result = StepResult("committed", self.clock, self._skips(push))
-            self._operations.record(push.operation, self._answers.encode(result))
+            result = StepResult("committed", self.clock, self.skips(push), position=position)
+            self._world.operations.record(push.operation, self._world.answers.encode(result))
         self.condition.notify_all()
 
-    def _commit(self, pushes: Sequence[Push]) -> None:
+    def _commit(self, pushes: Sequence[Push]) -> Plan:
         """Updates by the sum of pushes, all parameters in one step, or none when it raises."""
-        counted = [push for push in pushes if not self._skips(push)]
-        scale = pushes[0].options.batch_size
-        rates = self._rates(pushes[0].options)
-        contributions: dict[str, list[Contribution]] = {}
-        for push in counted:
-            factor = scale / push.options.batch_size
-            for name, gradient in push.gradients.items():
-                contributions.setdefault(name, []).append(Contribution(gradient, factor))
-        names = [name for name in self.spec.parameters if name in contributions]
-        with self._registry.hold(names) as parameters:
+        counted = [push for push in pushes if not self.skips(push)]
+        first = pushes[0].options
+        pushed = {name for push in counted for name in push.gradients}
+        elsewhere = {name for push in counted for part in push.parts for name in part.names}
+        names = [name for name in self.local_parameters if name in pushed]
+        with self._world.registry.hold(names) as parameters:
             for parameter in parameters:
                 check_trainable(parameter)
                 for push in counted:
                     check_fits(parameter, push)
-            sources = [
-                {next(iter(each.copies)): prepare_sum(each, contributions[each.name])}
-                for each in parameters
-            ]
-            for action in self._prepare(parameters, sources, rates):
+            plan = self.plan(parameters, elsewhere, first)
+            for action in self.prepare_pushes(parameters, counted, first.batch_size, plan):
                 action()
+        self.updates.count_elsewhere(plan, plan.keys() - set(names))
         self._count(pushes)
-
-    def _prepare(
-        self,
-        parameters: Sequence[StoredParameter],
-        sources: Sequence[Mapping[Context, GradientSource]],
-        rates: Rates,
-    ) -> list[Action]:
-        actions = []
-        num_update = self.updates.num_update
-        for parameter, gradients in zip(parameters, sources, strict=True):
-            num_update = max(num_update, self.updates.next_count(parameter))
-            actions.append(self.updates.prepare(parameter, gradients, rates, num_update))
-        return actions
-
-    def prepare_updates(
-        self,
-        parameters: Sequence[StoredParameter],
-        sources: Sequence[Mapping[Context, GradientSource]],
-        options: StepOptions,
-    ) -> list[Action]:
-        """Makes ready to update locked parameters, each by its sources. Raises MemoryLimitError."""
-        return self._prepare(parameters, sources, self._rates(options))
+        return plan
 
     def count_step(self, *, non_finite: bool, skipped: bool) -> None:
         """Counts a step that did not come as a push."""
-        self._tally.num_steps += 1
-        self._tally.num_non_finite += non_finite
-        self._tally.num_skipped += skipped
-        self.clock = self._tally.num_steps
+        self.tally.num_steps += 1
+        self.tally.num_non_finite += non_finite
+        self.tally.num_skipped += skipped
+        self.clock = self.tally.num_steps
 
     def _check_finite(self, push: Push) -> None:
-        if push.non_finite and self.spec.non_finite == "error":
-            self._tally.num_non_finite += 1
-            raise non_finite_error(push.non_finite)
+        wrong = self.non_finite(push)
+        if wrong and self.spec.non_finite == "error":
+            self.tally.num_non_finite += 1
+            raise non_finite_error(wrong)
 
     def count_refused(self) -> None:
         """Counts a step from the gradient buffers that was refused for NaN or infinity."""
-        self._tally.num_non_finite += 1
-
-    def _skips(self, push: Push) -> bool:
-        return bool(push.non_finite) and self.spec.non_finite == "skip"
+        self.tally.num_non_finite += 1
 
     def _count(self, pushes: Sequence[Push]) -> None:
-        self._tally.num_steps += 1
-        self._tally.num_non_finite += sum(bool(push.non_finite) for push in pushes)
-        self._tally.num_skipped += sum(self._skips(push) for push in pushes)
+        self.tally.num_steps += 1
+        self.tally.num_non_finite += sum(bool(self.non_finite(push)) for push in pushes)
+        self.tally.num_skipped += sum(self.skips(push) for push in pushes)
         for push in pushes:
-            self._workers.count_push(push.identity, len(push.gradients))
-
-    # Rates
-
-    def _rate(self, num_update: int) -> float:
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return self.spec.optimizer.rate(num_update)
-
-    def _rates(self, options: StepOptions) -> Rates:
-        rescale = self.spec.optimizer.rescale_grad / options.batch_size
-        own = options.learning_rate
-        return Rates(self._rate if own is None else lambda _num_update: own, rescale)
+            names = {name for part in push.parts for name in part.names}
+            self._world.workers.count_push(push.identity, len(names | push.gradients.keys()))
 
     # Checks
-
-    def check_there(self) -> None:
-        """Raises TrainerNotFoundError where it has been deleted."""
-        if self.deleted:
-            raise TrainerNotFoundError(f"trainer {self.spec.name!r} has been deleted")
 
     def _check_turn(self, push: Push) -> Participant:
         self.check_there()
         return self._participants.check_turn(push.identity, push.options.clock)
 
     def _check_complete(self, push: Push) -> None:
-        if push.options.ignore_stale_grad:
-            return
-        with self._registry.hold(self.spec.parameters) as parameters:
-            for parameter in parameters:
-                missing = parameter.name not in push.gradients
-                if missing and parameter.has_gradient and not self._skips(push):
-                    raise StaleGradientError(
-                        f"trainer {self.spec.name!r}: the push has no gradient of Parameter "
-                        f"'{parameter.name}'; say ignore_stale_grad=True to pass it over",
-                        parameter=parameter.name,
-                    )
+        if not push.options.ignore_stale_grad and not self.skips(push):
+            check_complete(self, self._world.registry, push.gradients)
 
     def _check_rate(self, push: Push) -> None:
         """In one round there is one learning rate."""

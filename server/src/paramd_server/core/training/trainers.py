@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from typing import Final
 
 from paramd.errors import (
@@ -13,6 +14,7 @@ from paramd.errors import (
 from paramd.trainer_spec import TrainerInfo, TrainerSpec
 from paramd_server.core.optimizers import rule_for
 from paramd_server.core.registry import Registry
+from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.members import Member
 from paramd_server.core.training.trainer import StoredTrainer, World
 
@@ -43,19 +45,39 @@ class Trainers:
         self._world = world
         self._lock = threading.Lock()
         # In order of creation; guarded by _lock.
-        self._trainers: dict[str, StoredTrainer] = {}
+        self._trainers: dict[str, StoredTrainer | FollowedTrainer] = {}
         world.members.listen(self._note_gone)
         world.registry.listen(self._note_deleted)
 
-    def declare(self, spec: TrainerSpec) -> TrainerInfo:
+    @property
+    def registry(self) -> Registry:
+        """The parameters."""
+        return self._world.registry
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether there are trainers whose steps are to be whole on all shards."""
+        return any(
+            not trainer.spec.distributed or trainer.spec.staleness is not None
+            for trainer in self.all()
+        )
+
+    def declare(
+        self, spec: TrainerSpec, elsewhere: Collection[str] = (), shards: Collection[int] = ()
+    ) -> TrainerInfo:
         """Creates a trainer, or attaches to the one of that name.
+
+        Args:
+            spec: of the trainer.
+            elsewhere: those of its parameters of which this server holds nothing.
+            shards: the other shards that hold something of its parameters.
 
         Raises:
             TrainerMismatchError: where the settings differ from those declared first, or a
                 parameter belongs to another trainer.
             ParameterNotFoundError, InvalidArgumentError.
         """
-        self._check(spec)
+        self._check(spec, elsewhere)
         with self._lock:
             there = spec.name in self._trainers
         if not there:
@@ -70,18 +92,38 @@ class Trainers:
                 known = self._trainers[spec.name] = self.make(spec)
             else:
                 _compare(known.spec, spec)
+        with known.condition:
+            # Parameters may have been deleted and made anew, of another size.
+            known.place(elsewhere, shards)
         return known.info()
 
-    def make(self, spec: TrainerSpec) -> StoredTrainer:
+    def make(self, spec: TrainerSpec) -> StoredTrainer | FollowedTrainer:
         """A trainer that is not one of these yet."""
+        if self._world.shard:
+            return FollowedTrainer(spec, self._world, self._world.shard)
         return StoredTrainer(spec, self._world)
 
-    def put(self, trainer: StoredTrainer) -> None:
+    def put(self, trainer: StoredTrainer | FollowedTrainer) -> None:
         """Takes up a trainer that `make` made."""
         with self._lock:
             self._trainers[trainer.spec.name] = trainer
 
-    def find(self, name: str) -> StoredTrainer:
+    def lead(self, name: str) -> StoredTrainer:
+        """A trainer that this server commits.
+
+        Raises:
+            TrainerNotFoundError.
+            InvalidArgumentError: on a shard that is not the coordinator.
+        """
+        trainer = self.find(name)
+        if isinstance(trainer, FollowedTrainer):
+            raise InvalidArgumentError(
+                f"trainer {name!r}: this is shard {self._world.shard}, and the coordinator of the "
+                "cluster is shard 0"
+            )
+        return trainer
+
+    def find(self, name: str) -> StoredTrainer | FollowedTrainer:
         """A trainer by name. Raises TrainerNotFoundError."""
         with self._lock:
             trainer = self._trainers.get(name)
@@ -89,12 +131,12 @@ class Trainers:
             raise TrainerNotFoundError(f"the server holds no trainer {name!r}")
         return trainer
 
-    def all(self) -> list[StoredTrainer]:
+    def all(self) -> list[StoredTrainer | FollowedTrainer]:
         """The trainers, in order of creation."""
         with self._lock:
             return list(self._trainers.values())
 
-    def after(self, name: str) -> list[StoredTrainer]:
+    def after(self, name: str) -> list[StoredTrainer | FollowedTrainer]:
         """The trainers that were made after one; all of them for ''.
 
         Raises:
@@ -114,10 +156,20 @@ class Trainers:
             self._trainers.pop(name, None)
         trainer.delete()
 
-    def _check(self, spec: TrainerSpec) -> None:
+    def _check(self, spec: TrainerSpec, elsewhere: Collection[str]) -> None:
         if not spec.parameters:
             raise InvalidArgumentError(f"trainer {spec.name!r} has no parameters")
-        self._world.registry.describe(spec.parameters)
+        here = [name for name in spec.parameters if name not in elsewhere]
+        infos = self._world.registry.describe(here)
+        for info in infos:
+            if spec.optimizer.name == "lamb" and info.current.part is not None:
+                raise InvalidArgumentError(
+                    f"trainer {spec.name!r}: lamb takes norms of whole parameters, but Parameter "
+                    f"'{info.current.name}' of shape {info.current.part.shape} is spread over "
+                    "several shards: start the servers with a larger --split-elements, or use "
+                    "another optimizer",
+                    parameter=info.current.name,
+                )
         if spec.update_each_copy and spec.distributed:
             raise InvalidArgumentError(
                 f"trainer {spec.name!r}: a distributed trainer updates one copy and writes the "
@@ -141,6 +193,8 @@ class Trainers:
 
     def _note_gone(self, member: Member, lost: bool) -> None:
         for trainer in self.all():
+            if isinstance(trainer, FollowedTrainer):
+                continue
             trainer.leave(member.identity, lost=lost)
 
     def _note_deleted(self, parameter: str) -> None:

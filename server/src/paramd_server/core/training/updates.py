@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.gradients import GradientSource
 from paramd_server.core.writing import Action, naming
 
-__all__ = ["Rates", "States", "SteppedParameter", "Updates"]
+__all__ = ["ParameterRate", "Plan", "States", "SteppedParameter", "Updates"]
 
 # The arrays of one optimizer state, by name.
 States = dict[str, Buffer]
@@ -42,16 +42,20 @@ class SteppedParameter:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What multiplies in one step.
+class ParameterRate:
+    """By what one parameter is updated in one step.
 
     Attributes:
-        learning_rate: gives the rate for a number of updates.
-        rescale: of the gradients.
+        learning_rate: before the parameter's own multiplier.
+        num_update: the largest number of updates of one parameter so far, this one included.
     """
 
-    learning_rate: Callable[[int], float]
-    rescale: float
+    learning_rate: float
+    num_update: int
+
+
+# The parameters that one step updates, on all shards, in the trainer's order.
+Plan = Mapping[str, ParameterRate]
 
 
 class Updates:
@@ -66,6 +70,8 @@ class Updates:
         self.rule: UpdateRule = rule_for(optimizer)
         self.num_update = optimizer.begin_num_update
         self._entries: dict[str, SteppedParameter] = {}
+        # Counts of parameters of which this server holds nothing; the coordinator keeps them.
+        self._elsewhere: dict[str, int] = {}
 
     @property
     def state_bytes(self) -> int:
@@ -81,6 +87,11 @@ class Updates:
     def counts(self) -> dict[str, int]:
         """How many updates each stepped parameter has had, begin_num_update included."""
         return {name: entry.count for name, entry in self._entries.items()}
+
+    @property
+    def counts_elsewhere(self) -> dict[str, int]:
+        """The counts of parameters of which this server holds nothing."""
+        return dict(self._elsewhere)
 
     def states_of(self, name: str) -> Mapping[Context, States]:
         """The states of a parameter by context; none where it has not been stepped."""
@@ -100,12 +111,27 @@ class Updates:
         entry = self._entry(parameter)
         return (self.optimizer.begin_num_update if entry is None else entry.count) + 1
 
+    def next_count_elsewhere(self, name: str) -> int:
+        """The number of the next update of a parameter of which this server holds nothing."""
+        return self._elsewhere.get(name, self.optimizer.begin_num_update) + 1
+
+    def count_elsewhere(self, plan: Plan, names: Iterable[str]) -> None:
+        """Counts updates of parameters of which this server holds nothing."""
+        for name in names:
+            self._elsewhere[name] = self.next_count_elsewhere(name)
+            self.num_update = max(self.num_update, plan[name].num_update)
+
+    def set_counts_elsewhere(self, counts: Mapping[str, int]) -> None:
+        """Puts into use the counts of parameters of which this server holds nothing."""
+        self._elsewhere = dict(counts)
+        self.num_update = max([self.num_update, *counts.values()])
+
     def prepare(
         self,
         parameter: StoredParameter,
         gradients: Mapping[Context, GradientSource],
-        rates: Rates,
-        num_update: int,
+        rate: ParameterRate,
+        rescale: float,
     ) -> Action:
         """Makes ready to update a parameter.
 
@@ -113,8 +139,8 @@ class Updates:
             parameter: locked.
             gradients: one source, by which the first copy is updated and then written to the
                 others; or one for each copy.
-            rates: of the step.
-            num_update: the largest number of updates so far, this one included.
+            rate: of the parameter in this step.
+            rescale: what the gradients are multiplied by.
 
         Returns:
             What updates, counts, and cannot fail.
@@ -130,14 +156,16 @@ class Updates:
         targets: dict[Context, Buffer] = {}
         with naming(parameter.name):
             for context in gradients:
-                targets[context] = parameter.writable(parameter.copies, context, keep=True)
+                targets[context] = parameter.writable(
+                    parameter.copies, context, keep=True, told=True
+                )
                 states[context] = self._fitting(parameter, targets[context], context)
             others = [context for context in parameter.copies if context not in gradients]
             further = {
                 context: parameter.writable(parameter.copies, context, keep=True)
                 for context in others
             }
-        learning_rate = rates.learning_rate(num_update) * parameter.current.lr_mult
+        learning_rate = rate.learning_rate * parameter.current.lr_mult
         weight_decay = self.optimizer.wd * parameter.current.wd_mult
 
         def update() -> None:
@@ -145,6 +173,9 @@ class Updates:
                 ids, gradient = source()
                 backend = parameter.backend(context)
                 target = targets[context]
+                some_rows = self.rule.lazy and not was_written
+                written = [target, *states[context].values()]
+                parameter.before_write(written, ids if some_rows else None)
                 if was_written:
                     self.rule.follow(backend, target, states[context])
                 self.rule.update(
@@ -156,7 +187,7 @@ class Updates:
                     count=count,
                     learning_rate=learning_rate,
                     weight_decay=weight_decay,
-                    rescale=rates.rescale,
+                    rescale=rescale,
                 )
                 parameter.copies[context] = target
             for context, target in further.items():
@@ -167,7 +198,7 @@ class Updates:
             self._entries[parameter.name] = SteppedParameter(
                 parameter, parameter.current.dtype, count, parameter.counter, states
             )
-            self.num_update = max(self.num_update, num_update)
+            self.num_update = max(self.num_update, rate.num_update)
 
         return update
 
@@ -212,6 +243,7 @@ class Updates:
     def forget(self) -> None:
         """Lets go of all states and counts."""
         self._entries.clear()
+        self._elsewhere.clear()
         self.num_update = self.optimizer.begin_num_update
 
     def _entry(self, parameter: StoredParameter) -> SteppedParameter | None:
@@ -229,7 +261,9 @@ class Updates:
         here = all(buffer.context == context for buffer in known.values())
         if here and entry.dtype == weight.dtype:
             # What is being saved now stays as it is.
-            return {name: parameter.unread(each, keep=True) for name, each in known.items()}
+            return {
+                name: parameter.unread(each, keep=True, told=True) for name, each in known.items()
+            }
         backend = parameter.backend(context)
         fresh = self.rule.create_states(weight, backend)
         for name, buffer in fresh.items():

@@ -1,0 +1,240 @@
+"""One step over the shards of a cluster: staged on all of them, committed by the coordinator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from paramd.context import Context
+from paramd.errors import ParamdError, StalledError
+from paramd.spec import Selector
+from paramd.trainer_spec import StagedPart, StepOptions, StepResult
+from paramd.transport.attempts import CallCancelledError
+from paramd.transport.cluster.shards import Shards
+from paramd.transport.operations import Operation
+from paramd.transport.protocols import Received
+from paramd.transport.receiving import Out, Place
+from paramd.transport.records import TensorWrite
+from paramd.transport.sending import unended_messages, write_messages
+from paramd.transport.training import StepReceiver, step_opening
+from paramd.v1 import training_service_pb2 as pb
+from paramd.wire.training import staged_part_to_wire
+
+__all__ = ["ClusterStep", "ShardPush"]
+
+# How long the coordinator's stream waits for the other shards; then the stream is made anew.
+_STAGE_SECONDS: Final = 3.0
+# How long a shard may take to carry out what has been committed.
+_FOLLOW_SECONDS: Final = 30.0
+# How long a bounded step that brings values waits in its stream for slower workers: what it reads
+# is kept since the commit, so that it is of one step on all shards.
+_AHEAD_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class ShardPush:
+    """What one shard gets of a step.
+
+    Attributes:
+        writes: the gradients.
+        pull: the values to fetch.
+        out: for each value an array to receive into, or None for a new one.
+    """
+
+    writes: Sequence[TensorWrite] = ()
+    pull: Sequence[Selector] = ()
+    out: Sequence[Out | Place] | None = None
+
+
+class _NotStagedError(ParamdError):
+    """The other shards have not staged their parts in time; nothing was committed."""
+
+
+@dataclass
+class _Meeting:
+    """Where the calls to the shards meet: the parts that are staged, and what was decided."""
+
+    shards: frozenset[int]
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    # All that follow are guarded by `changed`.
+    parts: dict[int, StagedPart] = field(default_factory=dict)
+    failed: bool = False
+    decided: StepResult | None = None
+
+    def stage(self, shard: int, part: StagedPart) -> None:
+        """Notes that a shard has its part."""
+        with self.changed:
+            self.parts[shard] = part
+            self.changed.notify_all()
+
+    def fail(self) -> None:
+        """Ends the step: one of the calls has failed."""
+        with self.changed:
+            self.failed = True
+            self.changed.notify_all()
+
+    def decide(self, result: StepResult) -> None:
+        """Notes what the coordinator said."""
+        with self.changed:
+            self.decided = result
+            self.changed.notify_all()
+
+    def await_parts(self, wait_s: float | None) -> list[StagedPart] | None:
+        """The parts of all shards; None where they are not there in time.
+
+        Raises:
+            CallCancelledError: where the step has failed elsewhere.
+        """
+        with self.changed:
+            self.changed.wait_for(
+                lambda: self.failed or self.parts.keys() >= self.shards, timeout=wait_s
+            )
+            if self.failed:
+                raise CallCancelledError
+            if not self.parts.keys() >= self.shards:
+                return None
+            return [self.parts[shard] for shard in sorted(self.parts)]
+
+
+class ClusterStep:
+    """One push, with one operation on all shards.
+
+    Args:
+        shards: of the cluster.
+        options: how the step is made.
+        pushes: what each shard gets: the coordinator always, and every other one that holds
+            parameters of the trainer.
+        current_context: for values that name no context.
+        bounded: whether workers may be ahead of each other by a number of steps.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        options: StepOptions,
+        pushes: Mapping[int, ShardPush],
+        current_context: Context,
+        *,
+        bounded: bool,
+    ) -> None:
+        self._shards = shards
+        self._options = options
+        self._pushes = pushes
+        self._context = current_context
+        self._bounded = bounded
+
+    def run(self) -> tuple[StepResult, dict[int, Received]]:
+        """Makes the step, and waits until the worker may go on.
+
+        Returns:
+            The result, whose state is 'committed', and each shard's values.
+        """
+        with self._shards.operations.begin() as operation:
+            while True:
+                result, values = self._attempt(operation)
+                if result.state == "committed":
+                    return result, values
+                # A shard has lost its part since it was staged: all is offered again.
+
+    def _attempt(self, operation: Operation) -> tuple[StepResult, dict[int, Received]]:
+        others = frozenset(shard for shard in self._pushes if shard)
+        meeting = _Meeting(others)
+
+        def ask(shard: int) -> tuple[StepResult, Received]:
+            try:
+                if shard:
+                    return self._stage(shard, operation, meeting)
+                return self._commit(operation, meeting)
+            except BaseException:
+                meeting.fail()
+                raise
+
+        answers = self._shards.run(
+            {shard: (lambda shard=shard: ask(shard)) for shard in self._pushes}  # type: ignore[misc]
+        )
+        result = answers[0][0]
+        return result, {shard: received for shard, (_, received) in answers.items()}
+
+    def _commit(self, operation: Operation, meeting: _Meeting) -> tuple[StepResult, Received]:
+        """The coordinator's call."""
+        push = self._pushes[0]
+        connection, training = self._shards.coordinator, self._shards.calls[0].training
+        names = [selector.name for selector in push.pull]
+
+        def messages() -> Iterator[bytes]:
+            opened = self._opening(push, operation)
+            yield pb.StepRequest(open=opened).SerializeToString()
+            yield from unended_messages(push.writes, pb.StepRequest)
+            parts = meeting.await_parts(_STAGE_SECONDS)
+            if parts is None:
+                raise _NotStagedError
+            commit = pb.StepCommit(parts=[staged_part_to_wire(part) for part in parts])
+            yield pb.StepRequest(commit=commit).SerializeToString()
+
+        while True:
+            try:
+                result, values = connection.exchange(
+                    "Step", messages, lambda _stack: StepReceiver(names, push.out)
+                )
+                break
+            except _NotStagedError:
+                meeting.await_parts(None)
+        while result.state in ("staged", "ahead"):
+            result, values = training.await_step(self._options.trainer, operation), []
+        meeting.decide(result)
+        if result.state == "committed" and names and not values:
+            values = self._shards.calls[0].get_data(push.pull, self._context, out=push.out)
+        return result, values
+
+    def _stage(
+        self, shard: int, operation: Operation, meeting: _Meeting
+    ) -> tuple[StepResult, Received]:
+        """The call to another shard."""
+        push = self._pushes[shard]
+        connection, training = self._shards.connections[shard], self._shards.calls[shard].training
+        names = [selector.name for selector in push.pull]
+
+        def messages() -> Iterator[bytes]:
+            yield pb.StepRequest(open=self._opening(push, operation)).SerializeToString()
+            yield from write_messages(push.writes, pb.StepRequest)
+
+        decided_at: float | None = None
+        result, values = StepResult("unknown"), []  # type: StepResult, Received
+        while True:
+            decided = meeting.decided
+            if meeting.failed or (decided is not None and decided.state != "committed"):
+                return result, []
+            if result.state == "unknown" and decided is None:
+                result, values = connection.exchange(
+                    "Step",
+                    messages,
+                    lambda _stack: StepReceiver(
+                        names, push.out, lambda part: meeting.stage(shard, part)
+                    ),
+                )
+            else:
+                result, values = training.await_step(self._options.trainer, operation), []
+            if result.state == "committed" or (decided is not None and result.state == "unknown"):
+                # Unknown, but committed: the shard has died since, and lost its part of the step.
+                break
+            if decided is not None:
+                decided_at = decided_at or time.monotonic()
+                if time.monotonic() - decided_at > _FOLLOW_SECONDS:
+                    raise StalledError(
+                        f"trainer {self._options.trainer!r}: the step is committed, but shard "
+                        f"{shard} at {self._shards.address(shard)} has not carried it out within "
+                        f"{_FOLLOW_SECONDS:g} s"
+                    )
+        if names and not values:
+            values = self._shards.calls[shard].get_data(push.pull, self._context, out=push.out)
+        return result, values
+
+    def _opening(self, push: ShardPush, operation: Operation) -> pb.StepOpen:
+        if self._bounded and push.pull:
+            return step_opening(
+                self._options, operation, push.pull, self._context, wait=_AHEAD_SECONDS
+            )
+        return step_opening(self._options, operation, push.pull, self._context)

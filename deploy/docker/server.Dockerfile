@@ -1,0 +1,43 @@
+# The server, on CPUs. From the project's folder:
+#
+#     docker build --file deploy/docker/server.Dockerfile --tag paramd-server .
+#
+# Both images are Debian's with Python 3.11 or newer, of one version; BUILD_IMAGE also has pip and venv.
+ARG BASE_IMAGE=python:3.12-slim
+ARG BUILD_IMAGE=${BASE_IMAGE}
+
+FROM ${BUILD_IMAGE} AS build
+WORKDIR /build
+COPY requirements/build.txt requirements/runtime.txt requirements/
+# The environment that goes into the image has no pip of its own.
+RUN python3 -m venv tools \
+    && python3 -m venv --without-pip /opt/paramd \
+    && tools/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+    && tools/bin/pip --python /opt/paramd/bin/python install --no-cache-dir --require-hashes \
+        -r requirements/runtime.txt
+COPY client client
+COPY server server
+RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels \
+        ./client ./server \
+    && tools/bin/pip --python /opt/paramd/bin/python install --no-cache-dir --no-deps wheels/*.whl
+
+FROM ${BASE_IMAGE}
+LABEL org.opencontainers.image.title="paramd-server" \
+    org.opencontainers.image.description="The parameter daemon: parameters, optimizers and their states behind gRPC" \
+    org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/paramd /opt/paramd
+# Where snapshots are, on a volume: a new named volume takes over the owner.
+RUN install --directory --owner=10001 --group=10001 /var/lib/paramd
+ENV PATH=/opt/paramd/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PARAMD_LISTEN=0.0.0.0:50051 \
+    # Of the ten seconds that `docker stop` waits; the rest is for the last snapshot.
+    PARAMD_GRACE=5 \
+    # Of `paramd`, for the health check.
+    PARAMD_TARGET=127.0.0.1:50051
+USER 10001:10001
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["paramd", "health", "--timeout", "8"]
+ENTRYPOINT ["paramd-server"]

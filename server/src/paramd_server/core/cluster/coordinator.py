@@ -1,0 +1,440 @@
+"""Shard 0: which servers are the cluster's shards, and what all of them have to carry out.
+
+A cluster forms when all shards have come and stand at the same place: with nothing, at the same
+snapshot, or where they stopped in order. A shard that comes back from an earlier place breaks
+steps that are to be whole on all shards, so then every server goes back to a snapshot that all
+have: this one starts again from it, and the cluster forms anew. Where all trainers are
+asynchronous, the others keep what they have, and the steps that are missing on the one that came
+back are counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from paramd.errors import ClusterMismatchError
+from paramd.trainer_spec import StagedPart
+from paramd_server.core.cluster.log import CommitLog
+from paramd_server.core.training.records import Record
+
+__all__ = ["GO_ON", "RESTART", "WAIT", "Cluster", "Coordinator", "Followed", "Standing", "Verdict"]
+
+_log = logging.getLogger(__name__)
+
+WAIT: Final = "wait"
+GO_ON: Final = "go_on"
+RESTART: Final = "restart"
+
+# Records of one answer: a few hundred kilobytes.
+_MAX_ANSWER: Final = 256
+_SAY_AGAIN_S: Final = 10.0
+# A shard that follows asks every second or so.
+_SILENT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What all servers of a cluster agree on.
+
+    Attributes:
+        id: its name; of one that has none yet ''.
+        num_shards: how many servers it has.
+        split_elements: dense parameters of more elements are split.
+    """
+
+    id: str
+    num_shards: int
+    split_elements: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the state of one server stands.
+
+    Attributes:
+        epoch: of the server.
+        generation: of the cluster that it belongs to; 0 where it is empty or fresh from a snapshot.
+        position: up to where it has carried out the log.
+        snapshot: from which it was started; 0 for none.
+        snapshots: from which it could be started.
+        whole_steps: whether it has trainers whose steps are to be whole on all shards.
+    """
+
+    epoch: int
+    generation: int = 0
+    position: int = 0
+    snapshot: int = 0
+    snapshots: frozenset[int] = frozenset()
+    whole_steps: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a shard is told.
+
+    Attributes:
+        action: WAIT, GO_ON from `position`, or RESTART from `snapshot`, of which 0 is nothing.
+        generation: of the cluster.
+        position: up to where the shard is taken to have carried out the log.
+        snapshot: to start from.
+    """
+
+    action: str
+    generation: int = 0
+    position: int = 0
+    snapshot: int = 0
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a shard gets that follows the log.
+
+    Attributes:
+        records: with their positions, in order.
+        head: the position of the last record that there is.
+    """
+
+    records: Sequence[tuple[int, Record]]
+    head: int
+
+
+@dataclass
+class _Shard:
+    """One of the other servers.
+
+    Attributes:
+        standing: as it registered.
+        position: up to where it has carried out the log, as far as it has told.
+        away: whether it has said that it stops.
+        heard_at: when it was heard of last.
+    """
+
+    standing: Standing
+    position: int
+    away: bool = False
+    heard_at: float = field(default_factory=time.monotonic)
+
+
+class Coordinator:
+    """Forms the cluster, and keeps its log. It is the `Commits` of the trainers. Thread-safe.
+
+    Args:
+        cluster: what is agreed on; its id may be ''.
+        standing: where this server stands at its start.
+        snapshots: gives the snapshots that this server could be started from now.
+        whole_steps: whether this server has trainers whose steps are to be whole.
+        restart: has this server start again from a snapshot; 0 for nothing.
+        formed: called when the cluster has formed.
+        lost: called, with the reason, when a shard goes or comes back: what it was about to do for
+            a snapshot will not be done.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        standing: Standing,
+        *,
+        snapshots: Callable[[], frozenset[int]],
+        whole_steps: Callable[[], bool],
+        restart: Callable[[int], None],
+        formed: Callable[[], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self.id = cluster.id or secrets.token_hex(8)
+        self.log = CommitLog(standing.position)
+        self._cluster = cluster
+        self._own = standing
+        self._snapshots = snapshots
+        self._whole_steps = whole_steps
+        self._restart = restart
+        self._formed = formed
+        self._lost = lost
+        self._condition = threading.Condition(threading.RLock())
+        # All that follow are guarded by _condition, which is taken before the log's lock.
+        self._shards: dict[int, _Shard] = {}
+        self._generation = 0
+        self._restarting = False
+        self._closed = False
+        self._said_at = 0.0
+        if cluster.num_shards == 1:
+            with self._condition:
+                self._begin(standing.generation or _new_generation(), standing.position)
+
+    @property
+    def generation(self) -> int:
+        """Of the cluster as it has formed; 0 before."""
+        return self._generation
+
+    def await_formed(self, wait_s: float) -> bool:
+        """Waits a moment for all shards. Gives whether the cluster has formed."""
+        deadline = time.monotonic() + wait_s
+        with self._condition:
+            while not self._generation:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._condition.wait(left)
+            return True
+
+    # What shards call
+
+    def register(self, shard: int, cluster: Cluster, standing: Standing, wait_s: float) -> Verdict:
+        """Takes a shard in, or tells it where to begin.
+
+        Args:
+            shard: its number.
+            cluster: what it believes.
+            standing: where it stands.
+            wait_s: how long it waits at most for the others.
+
+        Raises:
+            ClusterMismatchError: where it does not belong here.
+        """
+        self._check(shard, cluster)
+        if self._generation:
+            self._lost(f"shard {shard} has come back")
+        with self._condition:
+            known = self._shards.get(shard)
+            if self._generation and known is not None and standing == known.standing:
+                return Verdict(GO_ON, self._generation, known.position)
+            if known is None or known.standing.epoch != standing.epoch:
+                _log.info("shard %d has come, %s", shard, _describe(standing))
+            if self._generation:
+                return self._come_back(shard, standing)
+            self._shards[shard] = _Shard(standing, standing.position)
+            verdict = self._form(shard)
+            deadline = time.monotonic() + wait_s
+            while verdict.action == WAIT:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._shards[shard].standing is not standing:
+                    break
+                self._condition.wait(left)
+                if self._generation:
+                    return Verdict(GO_ON, self._generation, self._shards[shard].position)
+            return verdict
+
+    def follow(
+        self, shard: int, epoch: int, generation: int, position: int, wait_s: float
+    ) -> Followed:
+        """The records after a position; waits a moment where there is none.
+
+        Raises:
+            ClusterMismatchError: where the shard has to register.
+        """
+        with self._condition:
+            known = self._registered(shard, epoch)
+            if not generation or generation != self._generation or not self.log.reaches(position):
+                del self._shards[shard]
+                raise ClusterMismatchError(f"shard {shard} has to register again")
+            known.position, known.heard_at = position, time.monotonic()
+            if len(self._shards) == self._cluster.num_shards - 1:
+                self.log.forget(min(each.position for each in self._shards.values()))
+            self._condition.notify_all()
+        self.log.wait(position, wait_s)
+        return Followed(self.log.after(position, _MAX_ANSWER), self.log.head)
+
+    def leave(self, shard: int, epoch: int) -> int:
+        """Lets a shard go that stops. Gives the position up to which it has to carry out the log.
+
+        Raises:
+            ClusterMismatchError: where it is not there.
+        """
+        with self._condition:
+            self._registered(shard, epoch).away = True
+            _log.info("shard %d stops", shard)
+            head = self.log.head
+        self._lost(f"shard {shard} stops")
+        return head
+
+    def check_registered(self, shard: int, epoch: int) -> None:
+        """Raises ClusterMismatchError where a server is not that shard."""
+        with self._condition:
+            self._registered(shard, epoch)
+
+    # Commits
+
+    def hold(self, parts: tuple[StagedPart, ...]) -> bool:
+        """Whether every shard still has what it said that it has."""
+        with self._condition:
+            if not parts:
+                return True
+            if self._closed or not self._generation:
+                return False
+            return all(self._has(part) for part in parts)
+
+    def append(self, record: Record) -> int:
+        """Adds to the log; gives the place."""
+        return self.log.append(record)
+
+    def close(self, wait_s: float) -> bool:
+        """Commits nothing more that concerns other shards, and waits until they have all of it.
+
+        Returns:
+            Whether they have.
+        """
+        deadline = time.monotonic() + wait_s
+        with self._condition:
+            self._closed = True
+            while True:
+                head = self.log.head
+                behind = [each for each in self._shards.values() if each.position < head]
+                left = deadline - time.monotonic()
+                if not behind or left <= 0:
+                    return not behind
+                self._condition.wait(left)
+
+    def missing(self) -> list[int]:
+        """The other shards that are not there now: stopping, silent, or not registered."""
+        now = time.monotonic()
+        with self._condition:
+            return [
+                number
+                for number in range(1, self._cluster.num_shards)
+                if (each := self._shards.get(number)) is None
+                or each.away
+                or now - each.heard_at > _SILENT_S
+            ]
+
+    def positions(self) -> dict[int, tuple[int, float]]:
+        """Of each other shard: up to where it has carried out the log, and seconds of silence."""
+        now = time.monotonic()
+        with self._condition:
+            return {
+                number: (each.position, now - each.heard_at)
+                for number, each in sorted(self._shards.items())
+            }
+
+    def _has(self, part: StagedPart) -> bool:
+        shard = self._shards.get(part.shard)
+        return shard is not None and not shard.away and shard.standing.epoch == part.epoch
+
+    # Forming
+
+    def _check(self, shard: int, cluster: Cluster) -> None:
+        mine = self._cluster
+        if not 0 < shard < mine.num_shards or cluster.num_shards != mine.num_shards:
+            raise ClusterMismatchError(
+                f"shard {shard}/{cluster.num_shards} does not belong to a cluster of "
+                f"{mine.num_shards} shards"
+            )
+        if cluster.id and cluster.id != self.id:
+            raise ClusterMismatchError(
+                f"shard {shard} belongs to the cluster {cluster.id!r}, but this is {self.id!r}"
+            )
+        if cluster.split_elements != mine.split_elements:
+            raise ClusterMismatchError(
+                f"shard {shard} splits parameters of more than {cluster.split_elements} elements, "
+                f"but the coordinator those of more than {mine.split_elements} (--split-elements)"
+            )
+
+    def _registered(self, shard: int, epoch: int) -> _Shard:
+        known = self._shards.get(shard)
+        if known is None or known.standing.epoch != epoch:
+            raise ClusterMismatchError(f"shard {shard} has to register")
+        return known
+
+    def _form(self, asking: int) -> Verdict:
+        """Forms the cluster if all are here and stand at one place; else tells what to do."""
+        if self._restarting or len(self._shards) < self._cluster.num_shards - 1:
+            return Verdict(WAIT)
+        standings = [self._own, *(each.standing for each in self._shards.values())]
+        first = standings[0]
+        if all(
+            (each.generation, each.position) == (first.generation, first.position)
+            and (each.generation or each.snapshot == first.snapshot)
+            for each in standings
+        ):
+            self._begin(first.generation or _new_generation(), first.position)
+            return Verdict(GO_ON, self._generation, first.position)
+        if any(each.generation for each in standings) and not any(
+            each.whole_steps for each in standings
+        ):
+            # The shards that lived go on, and those that died lack what they had not saved.
+            position = max(each.position for each in standings)
+            self._begin(_new_generation(), position)
+            return Verdict(GO_ON, self._generation, position)
+        return self._go_back(standings, self._shards[asking].standing)
+
+    def _go_back(self, standings: Sequence[Standing], asking: Standing) -> Verdict:
+        """Has every server that stands elsewhere start again from a snapshot that all have."""
+        common = frozenset.intersection(*(each.snapshots for each in standings))
+        if not common and any(each.snapshots for each in standings):
+            self._complain()
+            return Verdict(WAIT)
+        target = max(common, default=0)
+        if self._own.generation or self._own.snapshot != target or self._generation:
+            _log.warning("going back to %s", _name(target))
+            self._restarting = True
+            self._restart(target)
+        if asking.generation or asking.snapshot != target:
+            return Verdict(RESTART, snapshot=target)
+        return Verdict(WAIT)
+
+    def _come_back(self, shard: int, standing: Standing) -> Verdict:
+        """Takes in a shard of a cluster that has formed: one that has been away, or has died."""
+        known = self._shards.get(shard)
+        same = standing.generation == self._generation and self.log.reaches(standing.position)
+        if same:
+            self._take_in(shard, standing, standing.position)
+            return Verdict(GO_ON, self._generation, standing.position)
+        whole = self._whole_steps() or standing.whole_steps
+        if whole or (known is not None and known.standing.whole_steps):
+            _log.warning("shard %d has lost steps that the others have", shard)
+            own = Standing(0, self._generation, snapshots=self._snapshots())
+            return self._go_back([own, standing], standing)
+        head = self.log.head
+        _log.warning(
+            "shard %d came back %s: it lacks what came since, up to %d",
+            shard,
+            _describe(standing),
+            head,
+        )
+        self._take_in(shard, standing, head)
+        return Verdict(GO_ON, self._generation, head)
+
+    def _take_in(self, shard: int, standing: Standing, position: int) -> None:
+        self._shards[shard] = _Shard(standing, position)
+        self._condition.notify_all()
+
+    def _begin(self, generation: int, position: int) -> None:
+        self._generation = generation
+        self.log.begin(position)
+        for each in self._shards.values():
+            each.position = position
+        if self._cluster.num_shards > 1:
+            _log.info("the cluster %s has formed, at position %d", self.id, position)
+        self._formed()
+        self._condition.notify_all()
+
+    def _complain(self) -> None:
+        now = time.monotonic()
+        if now - self._said_at < _SAY_AGAIN_S:
+            return
+        self._said_at = now
+        there = {0: self._own, **{n: each.standing for n, each in self._shards.items()}}
+        lists = "; ".join(f"shard {n}: {sorted(s.snapshots) or 'none'}" for n, s in there.items())
+        _log.error(
+            "the shards have no snapshot in common, so the cluster cannot start (%s). Bring the "
+            "missing files back, or start every shard with --restore none to begin with nothing",
+            lists,
+        )
+
+
+def _new_generation() -> int:
+    return secrets.randbits(63) | 1
+
+
+def _name(snapshot: int) -> str:
+    return f"snapshot {snapshot}" if snapshot else "the start, with nothing"
+
+
+def _describe(standing: Standing) -> str:
+    if standing.generation:
+        return f"at position {standing.position}"
+    return "with nothing" if not standing.snapshot else f"from snapshot {standing.snapshot}"
