@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 
 import click
 import numpy as np
@@ -61,19 +62,42 @@ def train(params: paramd.ParameterDict, trainer: paramd.Trainer, steps: int, rep
 @click.option("--report", type=int, default=50, show_default=True, help="Steps between two lines.")
 def main(kvstore: str, steps: int, report: int) -> None:
     """Train on the servers of PARAMD_TARGET, and print the accuracy that was reached."""
-    # The first process of a container has no default action for SIGTERM. Leaving the block below
-    # tells the servers that nobody needs to wait for this worker.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with paramd.connect(worker=NAME, timeout=PATIENCE_S) as session:
-        params = parameters()
-        trainer = paramd.Trainer(params, "adam", {"learning_rate": 0.01}, kvstore)
-        train(params, trainer, steps, report)
-        session.barrier("trained")
-        _, _, images, labels = load_digits()
-        reached = accuracy(params.pull(), images, labels)
-        say(f"accuracy on held-out digits after {steps} steps: {reached:.3f}")
+        leave_on_sigterm(session)
+        try:
+            reached = work(kvstore, steps, report, session)
+        except paramd.errors.ParamdError:
+            if not session.closed:
+                raise
+            say("told to end")
+            sys.exit(128 + signal.SIGTERM)
     if reached < REQUIRED:
         raise click.ClickException(f"expected {REQUIRED} or better")
+
+
+def work(kvstore: str, steps: int, report: int, session: paramd.Session) -> float:
+    """Trains, waits for the others, and gives the accuracy."""
+    params = parameters()
+    trainer = paramd.Trainer(params, "adam", {"learning_rate": 0.01}, kvstore)
+    train(params, trainer, steps, report)
+    session.barrier("trained")
+    _, _, images, labels = load_digits()
+    reached = accuracy(params.pull(), images, labels)
+    say(f"accuracy on held-out digits after {steps} steps: {reached:.3f}")
+    return reached
+
+
+def leave_on_sigterm(session: paramd.Session) -> None:
+    """Closes the session at the signal: nobody needs to wait for this worker any more.
+
+    The first process of a container has no default action for it. To close is the business of
+    another thread: an exception out of a signal's handler would leave gRPC's locks as they are.
+    """
+
+    def leave(*_: object) -> None:
+        threading.Thread(target=session.close, name="leaving").start()
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 if __name__ == "__main__":

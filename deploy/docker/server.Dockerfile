@@ -26,18 +26,18 @@ LABEL org.opencontainers.image.title="paramd-server" \
     org.opencontainers.image.description="The parameter daemon: parameters, optimizers and their states behind gRPC" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/paramd /opt/paramd
-# Where snapshots are, on a volume: a new named volume takes over the owner.
-RUN install --directory --owner=10001 --group=10001 /var/lib/paramd
+# For snapshots, and for certificates and tokens. A new named volume takes over the owner.
+RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/paramd /etc/paramd
 ENV PATH=/opt/paramd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PARAMD_LISTEN=0.0.0.0:50051 \
     # Of the ten seconds that `docker stop` waits; the rest is for the last snapshot.
     PARAMD_GRACE=5 \
-    # Of `paramd`, for the health check.
+    # Of `paramd`, for the health check. Where the server has TLS, it also takes PARAMD_TLS_CA.
     PARAMD_TARGET=127.0.0.1:50051
 USER 10001:10001
 EXPOSE 50051
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
-    CMD ["paramd", "health", "--timeout", "8"]
+    CMD ["paramd", "health", "--probe", "--timeout", "8"]
 ENTRYPOINT ["paramd-server"]

@@ -71,7 +71,8 @@ def make(compose: str, project: Project, images: Images) -> Iterator[Make]:
         "COMPOSE_PROJECT_NAME": project.name,
         "PARAMD_BASE_IMAGE": images.base,
         "PARAMD_BUILD_IMAGE": images.build,
-        "PARAMD_PORT": "0",
+        "PARAMD_PORT_0": "0",
+        "PARAMD_PORT_1": "0",
         # A make that runs these tests must not lend its options.
         "MAKEFLAGS": "",
         **project.image_names,

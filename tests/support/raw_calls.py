@@ -24,6 +24,7 @@ from paramd.v1 import (
     parameter_pb2,
     parameter_service_pb2,
     session_service_pb2,
+    snapshot_service_pb2,
     tensor_pb2,
     trainer_pb2,
     training_service_pb2,
@@ -51,6 +52,7 @@ SERVICES: Final = (
     parameter_service_pb2.DESCRIPTOR.services_by_name["ParameterService"],
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
     training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"],
+    snapshot_service_pb2.DESCRIPTOR.services_by_name["SnapshotService"],
 )
 METHODS: Final = {method.name: method for service in SERVICES for method in service.methods}
 DEADLINE_S: Final = 60.0

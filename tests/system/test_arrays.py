@@ -1,4 +1,4 @@
-"""Live handles of values and gradients, against a real server."""
+"""Live handles of values and gradients, against a real server, and clusters that split them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 import paramd
 from paramd import NDArray, Parameter, Session, cpu, nd
+from tests.support.clusters import NUM_SHARDS, ids_of, small_cluster
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    with paramd.connect("local") as opened:
+@pytest.fixture(scope="module", params=NUM_SHARDS, ids=ids_of)
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    with small_cluster(request.param) as target, paramd.connect(target) as opened:
         yield opened
 
 

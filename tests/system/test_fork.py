@@ -145,12 +145,12 @@ def test_fork_does_not_wait_for_a_claim_or_barrier(session: Session) -> None:
 
 def _state_of_claim(session: Session) -> str:
     """What another session is told that asks for the claim now."""
-    operation = session.calls._connection.operations.begin()
+    operation = session._connection.operations.begin()
     with operation as another:
         request = pb.OnceRequest(
             name="load", action=pb.ONCE_ACTION_CLAIM, operation=another.to_wire(), lease_ms=1000
         )
-        answer = session.calls._connection.unary("Once", request, pb.OnceResponse)
+        answer = session._connection.unary("Once", request, pb.OnceResponse)
     return {pb.ONCE_STATE_BUSY: "busy", pb.ONCE_STATE_DONE: "done"}.get(answer.state, "open")
 
 

@@ -265,10 +265,10 @@ def test_tokens_are_asked_for_on_unix_sockets_too(tmp_path: Path) -> None:
 
 def test_no_token_is_ever_logged(server: ServerProcess) -> None:
     shown = [*TOKENS.values(), "a-token-of-nobody"]
-    for token in shown:
-        try:
-            paramd.connect(server.address, token=token).close()
-        except UnauthenticatedError as err:
-            assert token not in str(err)
+    for token in TOKENS.values():
+        paramd.connect(server.address, token=token).close()
+    with pytest.raises(UnauthenticatedError) as caught:
+        paramd.connect(server.address, token=shown[-1])
+    assert shown[-1] not in str(caught.value)
     assert "refused" in server.log
     assert not [token for token in shown if token in server.log]

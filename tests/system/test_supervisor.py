@@ -10,13 +10,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from paramd.errors import ServerUnavailable
 from paramd.transport.embedded import EmbeddedServer
+from paramd.v1 import parameter_service_pb2
 from tests.support.raw_calls import RawClient
 from tests.support.server_process import ServerProcess, run_server, serve
 from tests.support.waiting import wait_until
@@ -116,6 +119,32 @@ def test_killed_shard_is_back_at_its_address(tmp_path: Path, shard: int) -> None
         assert server.trouble() == []
 
 
+def test_shards_save_to_one_directory_and_take_it_up(tmp_path: Path) -> None:
+    options = ("--shards", "2", "--snapshot-dir", str(tmp_path / "state"))
+    with serve(tmp_path, *options) as server:
+        for shard, address in enumerate(server.addresses):
+            wait_until(partial(_answers, address), f"{address} answers")
+            with RawClient(address) as client:
+                client.create("w", (3,))
+                client.set("w", np.full(3, shard, "f4"))
+        server.terminate()
+        assert server.await_end() == 0
+        assert server.trouble() == []
+    with serve(tmp_path, *options) as server:
+        for shard, address in enumerate(server.addresses):
+            # They answer when all of them are there.
+            wait_until(partial(_answers, address), f"{address} answers")
+            with RawClient(address) as client:
+                np.testing.assert_array_equal(client.get("w"), np.full(3, shard, "f4"))
+
+
+def _answers(address: str) -> bool:
+    with RawClient(address) as client:
+        return client.start("List", parameter_service_pb2.ListRequest()).code() is (
+            grpc.StatusCode.OK
+        )
+
+
 def test_shards_end_with_their_supervisor(tmp_path: Path) -> None:
     with serve(tmp_path, "--shards", "2") as server:
         pids = _present(server)
@@ -188,7 +217,7 @@ def test_port_in_use_ends_all(tmp_path: Path, taken: int) -> None:
         (("--shards", "2", "--listen", "127.0.0.1:65535"), "65535 is the last"),
         (("--shards", "2", "--listen", "0.0.0.0:0"), "--insecure"),
         (("--shards", "2", "--listen", f"unix:/{'x' * 110}"), "107 at most"),
-        (("--shards", "2", "--listen", "127.0.0.1:0", "--restore", "first"), "--restore"),
+        (("--shards", "2", "--listen", "127.0.0.1:0", "--restore", "9" * 20), "--restore"),
         (("--shards", "9", "--listen", "127.0.0.1:0", "--memory-limit", "8"), "--memory-limit 8"),
         (("--shards", "2", "--listen", "127.0.0.1:0", "--snapshot-dir", "/dev/null"), "/dev/null"),
         (("--shards", "2", "--listen", "127.0.0.1:0", "--snapshot-every", "9"), "--snapshot-dir"),

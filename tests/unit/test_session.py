@@ -47,7 +47,9 @@ def test_target_comes_from_the_argument_then_the_environment(
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("a:1,b:2", "one server is supported so far"),
+        ("a:1,,b:2", "shard 1 is empty"),
+        ("a:1,local", "host:port"),
+        ("a:1,b", "host:port"),
         ("host", "host:port"),
         ("host:0", "host:port"),
         ("host:99999", "host:port"),
@@ -72,6 +74,11 @@ def test_unknown_transport_is_refused(transport: str) -> None:
 def test_options_of_an_embedded_server_are_refused_elsewhere(option: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="embedded server"):
         connect("127.0.0.1:1", **option)  # type: ignore[arg-type]
+
+
+def test_number_of_shards_is_for_embedded_servers() -> None:
+    with pytest.raises(ValueError, match="the embedded servers"):
+        connect("127.0.0.1:1", num_shards=2)
 
 
 def test_unreachable_server_is_named() -> None:

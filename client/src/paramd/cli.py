@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -276,6 +277,49 @@ def load_command(
                 session.delete(made)
             raise
     _report({"file": filename, "loaded": loaded}, as_json, f"loaded {_count(loaded)}")
+
+
+@main.command("snapshot")
+@click.argument("directory", default="")
+@_target_options
+@_json_option
+def snapshot_command(directory: str, target: str, timeout: float, as_json: bool) -> None:
+    """Save the whole state of the server, or of all shards, and wait until it is on the disk.
+
+    With DIRECTORY, a name below the server's snapshot directory, it is kept until somebody removes
+    it; else under the next number, until newer ones take its place. Needs the right admin where the
+    server asks for tokens.
+    """
+    with _session(target, timeout) as session:
+        saved = session.save_snapshot(directory)
+    if as_json:
+        _print_json(asdict(saved))
+        return
+    name = f"{saved.number} {saved.directory!r}" if saved.directory else str(saved.number)
+    click.echo(f"saved snapshot {name}: {_size(saved.size_bytes)}")
+
+
+@main.command("snapshots")
+@_target_options
+@_json_option
+def snapshots_command(target: str, timeout: float, as_json: bool) -> None:
+    """List the snapshots from which the server could be started again, from the oldest."""
+    with _session(target, timeout) as session:
+        found = session.snapshots()
+    if as_json:
+        _print_json([asdict(each) for each in found])
+        return
+    rows = [
+        (
+            str(each.number),
+            each.directory or "-",
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.created)),
+            _size(each.size_bytes),
+            str(each.num_shards),
+        )
+        for each in found
+    ]
+    _print_table(("NUMBER", "DIRECTORY", "CREATED", "SIZE", "SHARDS"), rows)
 
 
 @main.command("health")

@@ -59,6 +59,7 @@ __all__ = [
     "StalledError",
     "StatesMismatchError",
     "TLSError",
+    "TornReadError",
     "TrainerMismatchError",
     "TrainerNotFoundError",
     "UnauthenticatedError",
@@ -414,6 +415,10 @@ class DeadlineExceededError(ParamdError, TimeoutError):
 
 class BarrierTimeoutError(ParamdError, TimeoutError):
     """Not all workers came to the barrier in time. Raised by the client."""
+
+
+class TornReadError(ParamdError, RuntimeError):
+    """Values of several shards that were never of one step. Raised by the client."""
 
 
 class NoSessionError(ParamdError, RuntimeError):

@@ -237,7 +237,9 @@ def describe(session: Session, links: Sequence[Link]) -> list[StoredInfo]:
     return [attachment.info for attachment in found if attachment is not None]
 
 
-def perform(session: Session, links: Sequence[Link], call: Callable[[SessionCalls], Result]) -> Result:
+def perform(
+    session: Session, links: Sequence[Link], call: Callable[[SessionCalls], Result]
+) -> Result:
     """Makes a call about parameters, attaching them before.
 
     Where the call finds that a value waits for an initializer that one of these proxies holds, the

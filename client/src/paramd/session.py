@@ -24,11 +24,12 @@ from paramd.transport.credentials import TLS, Credentials, resolve_credentials
 from paramd.transport.embedded import EmbeddedServer
 from paramd.transport.membership import Membership
 from paramd.transport.opening import Servers
+from paramd.transport.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from paramd.parameter_dict import ParameterDict
 
-__all__ = ["Session", "SessionStatus", "WorkerStatus", "connect", "current_session"]
+__all__ = ["Session", "SessionStatus", "Snapshot", "WorkerStatus", "connect", "current_session"]
 
 LOCAL = "local"
 _DEFAULT_BARRIER = "default"
@@ -327,6 +328,31 @@ class Session:
             TrainerNotFoundError: for an unknown name.
         """
         self.calls.training.delete(name)
+
+    def save_snapshot(self, directory: str = "", *, timeout: float | None = None) -> Snapshot:
+        """Saves the whole state of the server, or of all shards: it can be started again from it.
+
+        What this session has done before is in it: values, gradients, optimizer states, clocks and
+        what makes a repeated call safe. Pushes go on meanwhile. It returns when the snapshot is
+        whole on the disk.
+
+        Args:
+            directory: a name for it, below the server's `--snapshot-dir`, under which it is kept
+                until somebody removes it. '' for the next number, which is kept until newer ones
+                take its place.
+            timeout: seconds to wait for it; None to wait without end.
+
+        Raises:
+            SnapshotFailedError: where it could not be saved (no `--snapshot-dir`, the name is
+                taken, a full disk): the ones of before are as they were.
+            PathNotAllowedError: where the name leads out of the snapshot directory.
+            DeadlineExceededError: where it is not whole in time; the server goes on with it.
+        """
+        return self.calls.snapshots.save(directory, timeout=timeout)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots that are whole, from the oldest."""
+        return self.calls.snapshots.list()
 
     def status(self) -> SessionStatus:
         """What the server holds, and who works with it."""

@@ -193,6 +193,8 @@ class TensorHead:
         region: of a write, the part of the target; None means all of it.
         mode: of a write, one of MODES.
         two_bit_threshold: of a compressed gradient; 0 for an ordinary payload.
+        step: of a read value whose trainer's steps are whole on all shards: which trainer, as a
+            number, and how many steps it had made.
     """
 
     name: str
@@ -205,6 +207,7 @@ class TensorHead:
     region: Region | None = None
     mode: str = ""
     two_bit_threshold: float = 0.0
+    step: tuple[int, int] | None = None
 
     @property
     def size_bytes(self) -> int:

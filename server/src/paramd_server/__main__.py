@@ -115,7 +115,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--restore",
     default="latest",
-    metavar="latest|none|NUMBER",
+    metavar="latest|none|NUMBER|DIRECTORY",
     help="The snapshot in --snapshot-dir to start from.",
 )
 @click.option(

@@ -38,7 +38,8 @@ class ServerConfig:
         peer_token_file: holds the token, with the right admin, for the coordinator.
         snapshot_dir: where files on the server's side are, and what it saves of itself when it
             stops; None for nowhere.
-        restore: the snapshot that it starts from: 'latest', 'none', or a number.
+        restore: the snapshot that it starts from: 'latest', 'none', a number, or the name of one
+            that has a name.
         memory_limit: bytes of values, gradients and writes in flight.
         port_file: written once serving, with the addresses.
         parent_pid: the server ends when this process has ended; None for never.
@@ -47,11 +48,13 @@ class ServerConfig:
         num_threads: calls of values and gradients that run at a time.
         shard: which of the cluster's shards this is, from 0; shard 0 is the coordinator.
         num_shards: how many there are.
-        coordinator: address of shard 0, where this is another one.
+        coordinator: address of shard 0, for the other ones. Shard 0 itself may be told it, too, so
+            that all shards can have the same arguments.
         cluster_id: names the cluster; '' to take what the snapshot or the coordinator says, or a
             new one.
         split_elements: dense parameters of more elements are split over the shards.
-        snapshot_every_s: seconds from one snapshot to the next; 0 for none but the last.
+        snapshot_every_s: seconds from one snapshot to the next; 0 for none but the last. Shard 0
+            orders those of all.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
@@ -93,9 +96,9 @@ class ServerConfig:
                     f"--listen {address} is reachable beyond this machine and has no TLS: give "
                     "--tls-cert and --tls-key, or say --insecure to serve it all the same"
                 )
-        if not re.fullmatch(r"latest|none|\d{1,18}", self.restore, re.ASCII):
+        if not self.restore or "\0" in self.restore or re.fullmatch(r"-.*|\d{19,}", self.restore):
             raise ValueError(
-                "--restore takes 'latest', 'none' or the number of a snapshot, but got "
+                "--restore takes 'latest', 'none', or the number or name of a snapshot, but got "
                 f"{self.restore[:40]!r}"
             )
         self._check_security()
@@ -123,8 +126,6 @@ class ServerConfig:
                 f"--shard {self.shard}/{self.num_shards} needs --coordinator, the address of "
                 "shard 0"
             )
-        if not self.shard and self.coordinator:
-            raise ValueError("--coordinator is for the other shards: shard 0 is the coordinator")
         if self.split_elements < 1:
             raise ValueError(f"--split-elements is 1 or more, but got {self.split_elements}")
         if not 0 <= self.snapshot_every_s < float("inf"):
@@ -133,8 +134,6 @@ class ServerConfig:
             )
         if self.snapshot_every_s and self.snapshot_dir is None:
             raise ValueError("--snapshot-every needs --snapshot-dir")
-        if self.snapshot_every_s and self.shard:
-            raise ValueError("--snapshot-every is for shard 0, which orders the snapshots of all")
 
 
 def parse_size(text: str) -> int:

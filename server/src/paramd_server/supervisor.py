@@ -41,7 +41,7 @@ class ShardsConfig:
         environment: of each.
         coordinator: how the others reach shard 0; '' for its first address.
         snapshot_dir: that of all; None for none.
-        restore: the snapshot to start from: 'latest', 'none' or a number.
+        restore: the snapshot to start from, as `--restore` takes it.
         snapshot_every_s: seconds from one snapshot to the next; 0 for none but the last.
         port_file: written once all serve, with an address of each in their order.
         stop_s: how long they may take to end; then they are killed.
@@ -209,10 +209,12 @@ class Supervisor:
         return command
 
     def _restore_of(self, shard: _Shard) -> str:
-        config = self._config
-        if shard.has_served and newest_snapshot(config.snapshot_dir) > self._newest_before:
+        directory = self._config.snapshot_dir
+        if shard.has_stopped or (
+            shard.has_served and newest_snapshot(directory) > self._newest_before
+        ):
             return "latest"
-        return config.restore
+        return self._config.restore
 
     def _port_file_of(self, shard: _Shard) -> Path:
         return self._directory / f"{shard.index}.json"
@@ -243,6 +245,7 @@ class Supervisor:
         how = f"{self._name(shard)}: {_how_it_ended(status)}"
         if not shard.has_served and status >= 0:
             raise _ShardFailed(f"{how} before it served: it has said why", status or 1)
+        shard.has_stopped = status == 0
         shard.deaths = 1 if steady_s >= self._limits.steady_s else shard.deaths + 1
         if shard.deaths >= self._limits.max_deaths:
             raise _ShardFailed(
@@ -315,6 +318,7 @@ class _Shard:
         process: None where it has died and waits to be started again, or was never started.
         descriptor: of that process (man 2 pidfd_open); -1 without one.
         has_served: whether it ever did.
+        has_stopped: whether its last process ended of itself, and has saved what it held.
         served_at: since when this process does; None where it does not yet.
         start_at: when it is started again.
         deaths: in a row.
@@ -325,6 +329,7 @@ class _Shard:
     process: subprocess.Popen[bytes] | None = None
     descriptor: int = -1
     has_served: bool = False
+    has_stopped: bool = False
     served_at: float | None = None
     start_at: float | None = None
     deaths: int = 0

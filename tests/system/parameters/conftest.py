@@ -1,4 +1,8 @@
-"""An embedded server for a module of tests, and parameters on it."""
+"""One server or a cluster for all of these tests, and parameters on it.
+
+Every test runs on one server, and on clusters of two and five shards over which nearly every
+parameter is spread.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,26 @@ from paramd import (
     Session,
     cpu,
 )
+from tests.support.clusters import NUM_SHARDS, ids_of, small_cluster
 from tests.support.proxies import Counting, ramp
 
 
+@pytest.fixture(scope="session", params=NUM_SHARDS, ids=ids_of)
+def num_shards(request: pytest.FixtureRequest) -> int:
+    """How many servers share the parameters."""
+    found: int = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def target(num_shards: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with small_cluster(num_shards, tmp_path_factory.mktemp("snapshots")) as found:
+        yield found
+
+
 @pytest.fixture(scope="module")
-def server_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    directory = tmp_path_factory.mktemp("snapshots")
-    with paramd.connect("local", snapshot_dir=directory) as session:
+def server_session(target: str) -> Iterator[Session]:
+    with paramd.connect(target) as session:
         yield session
 
 

@@ -15,29 +15,58 @@ from paramd import optimizer as optimizers
 from paramd.spec import ParameterSpec
 from paramd.trainer_spec import TrainerSpec
 from tests.support.raw_calls import RawClient, step_stream
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, serve
 from tests.support.waiting import wait_until
 
 Connect = Callable[..., paramd.Session]
 
+# What trainers do is the same on every number of shards. Nearly everything is split.
+_OVER_SHARDS = ("test_paths", "test_states", "test_synchrony", "test_workers")
+_NUMBERS = (1, 2, 5)
+_SPLIT_ELEMENTS = "4"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs some modules on clusters, too."""
+    if "served" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        numbers = _NUMBERS if module in _OVER_SHARDS else (1,)
+        ids = [f"{number} shards" if number > 1 else "1 server" for number in numbers]
+        metafunc.parametrize("served", numbers, indirect=True, scope="module", ids=ids)
+
+
+@pytest.fixture(scope="module")
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """The module's server, or a cluster of several shards."""
+    if request.param == 1:
+        yield request.getfixturevalue("shared_server")
+        return
+    directory = tmp_path_factory.mktemp("cluster")
+    shards = ("--shards", str(request.param), "--split-elements", _SPLIT_ELEMENTS)
+    with serve(directory, *shards, "--memory-limit", "512M") as server:
+        yield server
+
 
 @pytest.fixture
-def connect(shared_server: ServerProcess) -> Iterator[Connect]:
+def connect(served: ServerProcess) -> Iterator[Connect]:
     """Opens sessions with the module's server; all are closed, and the server is emptied."""
-    before = len(shared_server.trouble())
-    with paramd.connect(shared_server.address) as session:
+    before = len(served.trouble())
+    target = ",".join(served.addresses)
+    with paramd.connect(target) as session:
         wait_until(lambda: session.num_workers == 1, "the leases of earlier tests have ended")
     with ExitStack() as stack:
 
         def opened(**options: object) -> paramd.Session:
-            session = paramd.connect(shared_server.address, **options)  # type: ignore[arg-type]
+            session = paramd.connect(target, **options)  # type: ignore[arg-type]
             stack.callback(session.close)
             return session
 
         yield opened
-    assert shared_server.trouble()[before:] == []
-    assert shared_server.process.poll() is None
-    with paramd.connect(shared_server.address) as session:
+    assert served.trouble()[before:] == []
+    assert served.process.poll() is None
+    with paramd.connect(target) as session:
         for trainer in session.trainers():
             session.delete_trainer(trainer.spec.name)
         session.delete([info.current.name for info in session.calls.list_parameters()])

@@ -11,14 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from paramd import TLS
-from paramd.errors import FileFailedError, FileFormatError, FileMissingError
+from paramd.errors import (
+    FileFailedError,
+    FileFormatError,
+    FileMissingError,
+    UnauthenticatedError,
+)
 from paramd.session import connect
 from paramd.transport.credentials import Credentials, Secrets, is_loopback, resolve_credentials
 from paramd.transport.handshake import Examiner
+from paramd.v1 import session_service_pb2 as pb
+from tests.support.fake_server import FakeServer, fail_with
 from tests.support.security import Keys, make_keys
+from tests.support.waiting import wait_until
 
 TOKEN = "a-secret-that-nobody-may-see"
 
@@ -39,7 +48,11 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
         (TLS("ca.pem", "c.pem", "c.key", "name"), {}, TLS("ca.pem", "c.pem", "c.key", "name")),
         (None, {"PARAMD_TLS_CA": "ca.pem"}, TLS("ca.pem")),
         (None, {"PARAMD_TLS_CA": "system"}, TLS()),
-        (None, {"PARAMD_TLS_CERT": "c.pem", "PARAMD_TLS_KEY": "c.key"}, TLS(None, "c.pem", "c.key")),
+        (
+            None,
+            {"PARAMD_TLS_CERT": "c.pem", "PARAMD_TLS_KEY": "c.key"},
+            TLS(None, "c.pem", "c.key"),
+        ),
         (
             None,
             {"PARAMD_TLS_CA": "ca.pem", "PARAMD_TLS_SERVER_NAME": "name"},
@@ -124,7 +137,9 @@ def test_unix_sockets_have_no_tls() -> None:
             connect(target, tls=True, timeout=0.1)
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:x", "127.9.9.9:1"])
+@pytest.mark.parametrize(
+    "target", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:x", "127.9.9.9:1"]
+)
 def test_what_only_this_machine_reaches(target: str) -> None:
     assert is_loopback(target)
     assert Credentials(token="x").over(target).token == "x"
@@ -147,17 +162,19 @@ def test_files_that_are_wrong_are_named(keys: Keys, tmp_path: Path) -> None:
     for tls in (TLS(missing), TLS(None, missing, missing)):
         with pytest.raises(FileMissingError, match="nowhere"):
             Credentials(tls=tls).load()
-    with pytest.raises(FileMissingError, match="token file.*nowhere"):
+    with pytest.raises(FileMissingError, match=r"token file.*nowhere"):
         Credentials(token_file=missing).load()
     with pytest.raises(FileFailedError, match="tls ca: cannot read"):
         Credentials(tls=TLS(tmp_path)).load()
-    with pytest.raises(FileFormatError, match="tls ca: .*holds no certificates"):
+    with pytest.raises(FileFormatError, match=r"tls ca: .*holds no certificates"):
         Credentials(tls=TLS(keys.key("ca"))).load()
     with pytest.raises(FileFormatError, match="do not belong together"):
         Credentials(tls=TLS(None, keys.cert("client"), keys.key("server"))).load()
 
 
-@pytest.mark.parametrize("text", ["", "\n", "two words", "one\ntwo\n", "x" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "secret-1 secret-2", "secret-1\nsecret-2\n", "x" * 5000]
+)
 def test_a_token_file_holds_one_token(text: str, tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(text)
@@ -244,3 +261,45 @@ def test_a_port_where_nobody_is_has_no_trouble() -> None:
         target = f"127.0.0.1:{server.getsockname()[1]}"
     assert Examiner(target).trouble(Secrets(tls=True), 1.0) is None
     assert Examiner("unix:/nowhere").trouble(Secrets(), 1.0) is None
+
+
+def test_a_name_that_nobody_finds_has_no_trouble() -> None:
+    for name in ("nowhere.invalid", f"{'x' * 70}.invalid"):
+        assert Examiner(f"{name}:1").trouble(Secrets(), 1.0) is None
+
+
+def test_looking_up_a_name_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = threading.Event()
+
+    def look_up(*_arguments: object) -> socket.socket:
+        found.wait(30)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", look_up)
+    begin = time.monotonic()
+    assert Examiner("a.example.org:1").trouble(Secrets(), 0.1) is None
+    assert time.monotonic() - begin < 10
+    found.set()
+
+
+# Heartbeats
+
+
+def test_heartbeats_go_on_after_one_was_refused(caplog: pytest.LogCaptureFixture) -> None:
+    server = FakeServer()
+    beats: list[int] = []
+
+    def heartbeat(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        beats.append(1)
+        if len(beats) < 3:
+            fail_with(context, UnauthenticatedError("the server does not know this token"))
+        return pb.HeartbeatResponse(num_workers=1).SerializeToString()
+
+    server.on("Join", lambda *_: pb.JoinResponse(num_workers=1).SerializeToString())
+    server.on("Leave", lambda *_: b"")
+    server.on("Heartbeat", heartbeat)
+    with connect(server.target, lease=0.6) as session:
+        session.join()
+        wait_until(lambda: len(beats) > 3, "later heartbeats")
+    server.stop()
+    assert "no heartbeat: the server does not know this token" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -126,4 +127,22 @@ def test_reading_fails_soon_when_it_is_given_up() -> None:
     holds.fail(SnapshotError("another reason"))
     with pytest.raises(SnapshotError, match="given up"):
         next(pieces)
+    holds.release()
+
+
+def test_who_reads_rests_for_its_share_and_not_when_it_has_failed() -> None:
+    holds, _, _ = hold(np.ones((4, 4), "f4"), lambda: pytest.fail("nothing is written"))
+    for share, failed in ((0.25, False), (1.0, False), (0.001, True)):
+        holds.set_pace(share)
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        if failed:
+            holds.fail(SnapshotError("given up"))
+        begin = time.monotonic()
+        holds.rest()
+        took = time.monotonic() - begin
+        # Three times the 20 ms that it worked; a machine may be slow, and not fast.
+        assert (took >= 0.059) == (share == 0.25) or took > 0.5
+        assert took < 10
     holds.release()

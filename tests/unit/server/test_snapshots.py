@@ -350,6 +350,14 @@ def test_names_that_are_not_below_the_directory(store: SnapshotStore, directory:
         store.choose(directory)
 
 
+@pytest.mark.parametrize("directory", ["x" * 300, "one/inside", "file/inside", "file"])
+def test_names_that_cannot_be_given(store: SnapshotStore, tmp_path: Path, directory: str) -> None:
+    save(store, content(1), "one")
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(SnapshotError):
+        store.check_directory(directory)
+
+
 def test_name_that_is_no_snapshot_or_a_damaged_one(store: SnapshotStore, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SnapshotError, match="empty"):
@@ -399,6 +407,18 @@ def test_every_byte_counts(store: SnapshotStore, tmp_path: Path) -> None:
             assert not message or str(path.parent) in message, (path.name, position)
         path.write_bytes(whole)
     assert read(store, 1) == good
+
+
+def test_damage_of_a_large_array_shows_before_the_end(store: SnapshotStore, tmp_path: Path) -> None:
+    large = whole_array("large", np.ones(1 << 20, "f4"))
+    save(store, {"one": SavedSection({}, [large])})
+    path = tmp_path / "snapshots" / "00000001" / "part-0-of-1.000.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(SnapshotError, match=r"000\.safetensors: array 'one/large' .* is damaged"):
+        read(store, 1)
+    assert store.taken_up is None
 
 
 def test_failure_says_which_older_one_is_whole(store: SnapshotStore, tmp_path: Path) -> None:

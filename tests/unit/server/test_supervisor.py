@@ -347,6 +347,23 @@ def test_restore_is_as_given_until_there_is_a_later_snapshot(shards: Any, tmp_pa
         assert restored == [["3"], ["3"], ["latest"]]
 
 
+def test_shard_that_saved_its_state_at_its_end_takes_it_up(shards: Any, tmp_path: Path) -> None:
+    with shards(snapshot_dir=tmp_path, restore="none") as running:
+        running.await_all()
+        for number, end in ((2, signal.SIGTERM), (3, signal.SIGKILL)):
+            _await_service(running, 1)
+            os.kill(running.starts(1)[-1]["pid"], end)
+            running.await_starts(1, number)
+        restored = [start["--restore"] for start in running.starts(1)]
+        assert restored == [["none"], ["latest"], ["none"]]
+
+
+def _await_service(running: Running, shard: int) -> None:
+    # From then on it takes signals as it should.
+    port_file = Path(running.starts(shard)[-1]["--port-file"][0])
+    wait_until(port_file.exists, f"shard {shard} serves")
+
+
 def test_shard_killed_before_it_ever_served_comes_back(shards: Any) -> None:
     with shards({2: "die once"}) as running:
         running.await_all()

@@ -49,6 +49,7 @@ from paramd.transport.records import (
     WorkerStatus,
 )
 from paramd.transport.sending import batches, id_blocks, write_messages
+from paramd.transport.snapshots import SnapshotCalls
 from paramd.transport.training import TrainingCalls
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2
@@ -84,11 +85,13 @@ class Calls:
 
     Attributes:
         training: the calls about trainers.
+        snapshots: the calls about snapshots.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.training = TrainingCalls(connection)
+        self.snapshots = SnapshotCalls(connection)
 
     def declare(
         self, declarations: Sequence[tuple[ParameterSpec, frozenset[str]]]

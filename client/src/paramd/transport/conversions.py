@@ -53,6 +53,10 @@ def status_from_wire(message: session_service_pb2.GetStatusResponse) -> SessionS
             )
             for each in message.workers
         ),
+        num_snapshots=message.num_snapshots,
+        num_failed_snapshots=message.num_failed_snapshots,
+        last_snapshot=message.last_snapshot,
+        last_snapshot_created=message.last_snapshot_created,
     )
 
 

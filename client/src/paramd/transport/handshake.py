@@ -19,6 +19,7 @@ __all__ = ["Examiner"]
 
 _MAX_SECONDS: Final = 3.0
 _EVERY_SECONDS: Final = 5.0
+_GRACE_SECONDS: Final = 0.2
 _HTTP2: Final = "h2"
 # A server that ends a connection in silence may be about to stop: it is asked again after these.
 _PAUSES: Final = (0.0, 0.1, 0.3)
@@ -74,10 +75,23 @@ class Examiner:
             return None
         with self._lock:
             if time.monotonic() > self._looked_at + _EVERY_SECONDS or self._looked_with != secrets:
-                self._found = _examine(self._target, secrets, min(seconds, _MAX_SECONDS))
+                self._found = _within(min(seconds, _MAX_SECONDS), self._target, secrets)
                 self._looked_at = time.monotonic()
                 self._looked_with = secrets
             return TLSError(self._found) if self._found else None
+
+
+def _within(seconds: float, target: str, secrets: Secrets) -> str:
+    """`_examine` in a thread of its own: looking up a name cannot be told how long it may take."""
+    found: list[str] = []
+
+    def examine() -> None:
+        found.append(_examine(target, secrets, seconds))
+
+    thread = threading.Thread(target=examine, name="paramd-handshake", daemon=True)
+    thread.start()
+    thread.join(seconds + _GRACE_SECONDS)
+    return found[0] if found else ""
 
 
 def _examine(target: str, secrets: Secrets, seconds: float) -> str:
@@ -94,8 +108,8 @@ def _examine(target: str, secrets: Secrets, seconds: float) -> str:
                 outcome = examine(connection, target, secrets)
             if outcome is not None:
                 return outcome
-    except OSError:
-        # Nobody is there, or goes away: that is no matter of security.
+    except (OSError, UnicodeError):
+        # Nobody is there, or goes away, or has such a name: that is no matter of security.
         return ""
     return _closed_after_handshake(target, secrets)
 

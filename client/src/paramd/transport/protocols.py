@@ -20,6 +20,7 @@ from paramd.spec import (
 from paramd.trainer_spec import StatesManifest, StepOptions, StepResult, TrainerInfo, TrainerSpec
 from paramd.transport.receiving import Out, SinkFactory
 from paramd.transport.records import SessionStatus, TensorValue, TensorWrite
+from paramd.transport.snapshots import SnapshotCalls
 from paramd.transport.training import StatesSink
 from paramd.v1 import training_service_pb2
 
@@ -95,6 +96,11 @@ class SessionCalls(Protocol):
     @property
     def training(self) -> TrainerCalls:
         """The calls about trainers."""
+        ...
+
+    @property
+    def snapshots(self) -> SnapshotCalls:
+        """The calls about snapshots."""
         ...
 
     def declare(

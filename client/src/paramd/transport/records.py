@@ -88,6 +88,10 @@ class SessionStatus:
         memory_limit_bytes: 0 for none.
         num_gpus: number of its GPU contexts.
         workers: the sessions that it knows.
+        num_snapshots: saved since it was started.
+        num_failed_snapshots: that could not be saved since then.
+        last_snapshot: number of the newest that is whole; 0 for none.
+        last_snapshot_created: when that was saved, in seconds since 1970.
         shards: where there are several, each one's own status, in their order. The above is then
             that of the coordinator, but for: memory, the sum of all; num_gpus, what every one
             has; num_parameters, in which each part counts; pushes, of which a worker has made at
@@ -103,6 +107,10 @@ class SessionStatus:
     memory_limit_bytes: int
     num_gpus: int
     workers: tuple[WorkerStatus, ...]
+    num_snapshots: int = 0
+    num_failed_snapshots: int = 0
+    last_snapshot: int = 0
+    last_snapshot_created: float = 0.0
     shards: tuple[SessionStatus, ...] = ()
 
     @property

@@ -111,7 +111,7 @@ class Region(_message.Message):
     def __init__(self, ranges: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
 
 class TensorHeader(_message.Message):
-    __slots__ = ("name", "shape", "dtype", "stype", "context", "version", "size_bytes", "num_rows", "region", "mode", "two_bit_threshold")
+    __slots__ = ("name", "shape", "dtype", "stype", "context", "version", "size_bytes", "num_rows", "region", "mode", "two_bit_threshold", "step")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,7 @@ class TensorHeader(_message.Message):
     REGION_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     TWO_BIT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: Shape
     dtype: DType
@@ -134,7 +135,16 @@ class TensorHeader(_message.Message):
     region: Region
     mode: WriteMode
     two_bit_threshold: float
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., dtype: _Optional[_Union[DType, str]] = ..., stype: _Optional[_Union[StorageType, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., size_bytes: _Optional[int] = ..., num_rows: _Optional[int] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., two_bit_threshold: _Optional[float] = ...) -> None: ...
+    step: StepMark
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., dtype: _Optional[_Union[DType, str]] = ..., stype: _Optional[_Union[StorageType, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., size_bytes: _Optional[int] = ..., num_rows: _Optional[int] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., two_bit_threshold: _Optional[float] = ..., step: _Optional[_Union[StepMark, _Mapping]] = ...) -> None: ...
+
+class StepMark(_message.Message):
+    __slots__ = ("trainer", "number")
+    TRAINER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    trainer: int
+    number: int
+    def __init__(self, trainer: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class TensorPack(_message.Message):
     __slots__ = ("tensors",)

@@ -89,6 +89,8 @@ def head_to_wire(head: TensorHead) -> tensor_pb2.TensorHeader:
     if head.version is not None:
         message.version.epoch = head.version.epoch
         message.version.counter = head.version.counter
+    if head.step is not None:
+        message.step.trainer, message.step.number = head.step
     if head.region is not None:
         message.region.CopyFrom(region_to_wire(head.region))
         message.region.SetInParent()
@@ -126,6 +128,7 @@ def head_from_wire(message: tensor_pb2.TensorHeader) -> TensorHead:
         region=region_from_wire(message.region) if message.HasField("region") else None,
         mode=_MODE_NAMES.get(message.mode, ""),
         two_bit_threshold=message.two_bit_threshold,
+        step=(message.step.trainer, message.step.number) if message.HasField("step") else None,
     )
     _check_sizes(head, message.size_bytes)
     return head

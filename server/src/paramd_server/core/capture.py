@@ -67,6 +67,10 @@ class CapturedState:
         """Makes whoever reads it fail soon, with a SnapshotError."""
         self._holds.fail(SnapshotError(why))
 
+    def set_pace(self, share: float) -> None:
+        """Has this thread read for a share of the time only, so that others lose less by it."""
+        self._holds.set_pace(share)
+
     def check(self) -> None:
         """Raises SnapshotError where it was cancelled, or something could not be kept."""
         self._holds.check()

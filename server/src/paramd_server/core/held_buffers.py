@@ -9,6 +9,7 @@ of which no second one fits into the memory limit, so that no write fails becaus
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ _PIECE_BYTES: Final = 1 << 20
 # What is set aside at a time: of tables, one or several rows; of others, or of a wide row, this.
 _MIN_UNIT_BYTES: Final = 512
 _MAX_UNIT_BYTES: Final = 64 << 10
+_MIN_REST_S: Final = 0.002
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 ParameterLock = AbstractContextManager[Any]
@@ -62,6 +64,10 @@ class BufferHolds:
         self._reserved = 0
         self._failure: SnapshotError | None = None
         self._released = False
+        self._failed = threading.Event()
+        # Of whoever reads alone.
+        self._share = 1.0
+        self._worked_s = 0.0
 
     @property
     def active(self) -> bool:
@@ -98,11 +104,31 @@ class BufferHolds:
         with self._lock:
             if self._failure is None:
                 self._failure = failure
+        self._failed.set()
 
     def check(self) -> None:
         """Raises what `fail` was told."""
         if self._failure is not None:
             raise self._failure
+
+    def set_pace(self, share: float) -> None:
+        """Has this thread, which reads, work for a share of the time only.
+
+        Args:
+            share: of one processor, above 0; from 1 on it does not rest.
+        """
+        self._share, self._worked_s = share, time.thread_time()
+
+    def rest(self) -> None:
+        """Rests for as long as the pace asks for, and not once the snapshot has failed."""
+        if self._share >= 1:
+            return
+        worked_s = time.thread_time()
+        rest_s = (worked_s - self._worked_s) * (1 / self._share - 1)
+        # Shorter ones would be longer than they say.
+        if rest_s > _MIN_REST_S:
+            self._worked_s = worked_s
+            self._failed.wait(rest_s)
 
     def reserve(self, size: int) -> None:
         """Counts memory until all is released. Raises MemoryLimitError."""
@@ -242,6 +268,7 @@ class HeldBuffer:
         step = max(1, _PIECE_BYTES // self._unit_bytes)
         piece = np.empty((min(step, self._num_units), self._unit), self.dtype)
         for begin in range(0, self._num_units, step):
+            self._holds.rest()
             self._holds.check()
             end = min(begin + step, self._num_units)
             target = piece[: end - begin].reshape(-1)

@@ -136,6 +136,7 @@ def _head(parameter: StoredParameter, context: Context, *, gradient: bool) -> Te
         dtype=parameter.current.dtype,
         context=context,
         version=parameter.gradient_version if gradient else parameter.version,
+        step=None if gradient else parameter.step,
     )
 
 

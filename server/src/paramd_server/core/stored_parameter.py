@@ -63,6 +63,8 @@ class StoredParameter:
         self.gradient_counter = 0
         # The contexts whose gradients have been written since the last step of a trainer.
         self.fresh_gradients: set[Context] = set()
+        # Which step of which trainer the values are of, where that is one on several shards.
+        self.step: tuple[int, int] | None = None
         self.devices = devices
         self._epoch = epoch
 

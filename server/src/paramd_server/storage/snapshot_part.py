@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = ["PartReader", "write_part"]
 
 _FORMAT: Final = 1
 _BLOCK_BYTES: Final = 1 << 20
+_NUM_SUMMING_THREADS: Final = 2
 # A header of at most about 8 MiB: the reader refuses one of 32 MiB.
 _MAX_ARRAYS: Final = 1 << 14
 _MAX_KEY_BYTES: Final = 4 << 20
@@ -134,6 +136,10 @@ class PartReader:
         self._stack = ExitStack()
         self._stored: dict[str, _Stored] = {}
         self._read: set[str] = set()
+        self._checks: list[Future[None]] = []
+        # Reading the next array and summing up this one take about the same time.
+        self._summing = ThreadPoolExecutor(_NUM_SUMMING_THREADS, "summing")
+        self._stack.callback(self._summing.shutdown, cancel_futures=True)
         try:
             parsed = json.loads(content)
             if parsed["format"] != _FORMAT:
@@ -190,7 +196,11 @@ class PartReader:
         return stored
 
     def read(self, name: str, target: np.ndarray[Any, Any]) -> None:
-        """Fills an array of the shape and dtype that are stored."""
+        """Fills an array of the shape and dtype that are stored.
+
+        A large one is compared with its checksum meanwhile: see `finish`. It stays as it is until
+        then.
+        """
         stored = self.find(name)
         if (target.shape, target.dtype) != (stored.shape, stored.dtype):
             raise SnapshotError(
@@ -198,11 +208,21 @@ class PartReader:
                 f"{target.shape} of {target.dtype} is expected"
             )
         stored.reader.read_into(stored.index, target)
-        view, checksum = byte_view(target), 0
-        for begin in range(0, view.nbytes, _BLOCK_BYTES):
-            checksum = zlib.crc32(view[begin : begin + _BLOCK_BYTES], checksum)
-        _compare(name, stored, checksum)
+        view = byte_view(target)
+        if view.nbytes < _BLOCK_BYTES:
+            _compare(name, stored, zlib.crc32(view))
+        else:
+            self._checks.append(self._summing.submit(_check_content, name, stored, view))
         self._read.add(name)
+
+    def finish(self) -> None:
+        """Waits until everything that was read has been compared with its checksum.
+
+        Raises:
+            SnapshotError: where something is damaged.
+        """
+        for check in self._checks:
+            check.result()
 
     def _open(self, directory: Path, listed: Sequence[Mapping[str, Any]]) -> None:
         readers: dict[str, tuple[FileReader, dict[str, int]]] = {}
@@ -240,6 +260,13 @@ class _SectionArrays:
     def read(self, key: str, target: np.ndarray[Any, Any]) -> None:
         """See ArraysReader."""
         self._part.read(f"{self._section}/{key}", target)
+
+
+def _check_content(name: str, stored: _Stored, view: memoryview) -> None:
+    checksum = 0
+    for begin in range(0, view.nbytes, _BLOCK_BYTES):
+        checksum = zlib.crc32(view[begin : begin + _BLOCK_BYTES], checksum)
+    _compare(name, stored, checksum)
 
 
 def _compare(name: str, stored: _Stored, checksum: int) -> None:

@@ -186,15 +186,17 @@ class SnapshotStore:
         try:
             path = SnapshotDirectory(self._root).resolve(wanted)
         except PathNotAllowedError as err:
-            raise SnapshotError(f"no snapshot can be taken up from there: {err}") from err
+            raise SnapshotError(f"--restore {wanted}: {err}") from err
         for name, place in whole.items():
             if place.resolve() == path:
                 return name
         try:
             read_manifest(path)
         except OSError as err:
-            raise SnapshotError(f"{path} holds no snapshot that is whole: {err}") from err
-        raise SnapshotError(f"{path} cannot be taken up: it is among the numbered snapshots")
+            raise SnapshotError(
+                f"--restore {wanted}: {path} holds no snapshot that is whole: {err}"
+            ) from err
+        raise SnapshotError(f"--restore {wanted}: a snapshot with a number is named by that")
 
     @contextmanager
     def taking_up(self, name: SnapshotName) -> Iterator[PartReader]:
@@ -207,6 +209,7 @@ class SnapshotStore:
         try:
             with self._open(name) as reader:
                 yield reader
+                reader.finish()
         except (SnapshotError, FileFormatError, OSError) as err:
             raise SnapshotError(
                 f"snapshot {name} cannot be taken up: {err}. {self._advice(name)}"
@@ -229,8 +232,16 @@ class SnapshotStore:
             SnapshotError: where something is there already.
         """
         path = SnapshotDirectory(self._root).resolve(directory)
-        if path.exists():
-            raise SnapshotError(f"{path} exists already: choose another name")
+        try:
+            if path.exists():
+                raise SnapshotError(f"{path} exists already: choose another name")
+            for parent in path.parents:
+                if not parent.is_relative_to(self._root.resolve()):
+                    break
+                if (parent / MARKER).exists() or (parent.exists() and not parent.is_dir()):
+                    raise SnapshotError(f"{path}: no snapshot can be in {parent}")
+        except OSError as err:
+            raise SnapshotError(f"{path}: no such name can be given: {err.strerror}") from err
 
     def scratch(self) -> Scratch:
         """A file for what writers set aside meanwhile. Raises OSError."""

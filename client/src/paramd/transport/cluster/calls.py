@@ -26,7 +26,7 @@ from paramd.spec import (
     shape_is_known,
 )
 from paramd.transport.calls import Calls
-from paramd.transport.cluster.catalogue import STALE, Catalogue
+from paramd.transport.cluster.catalogue import STALE, Catalogue, StalePlacementError
 from paramd.transport.cluster.first_values import FirstValues, merged
 from paramd.transport.cluster.infos import merged_info, merged_status
 from paramd.transport.cluster.loading import load
@@ -36,6 +36,7 @@ from paramd.transport.cluster.saving import save
 from paramd.transport.cluster.shards import Shards
 from paramd.transport.cluster.slicing import check_row_ids
 from paramd.transport.cluster.training import ClusterTrainingCalls
+from paramd.transport.cluster.whole_steps import whole_step
 from paramd.transport.cluster.writing import plan_writes
 from paramd.transport.protocols import Received
 from paramd.transport.receiving import Out, SinkFactory
@@ -71,6 +72,7 @@ class ClusterCalls:
 
     Attributes:
         training: the calls about trainers.
+        snapshots: the calls about snapshots, which are the coordinator's.
     """
 
     def __init__(self, shards: Shards) -> None:
@@ -78,6 +80,7 @@ class ClusterCalls:
         self._catalogue = Catalogue(shards)
         self._first_values = FirstValues(shards, self._catalogue)
         self.training = ClusterTrainingCalls(shards, self._catalogue)
+        self.snapshots = shards.calls[0].snapshots
 
     # What parameters are
 
@@ -152,6 +155,8 @@ class ClusterCalls:
             self._first_values.settle(dict.fromkeys(names, tuple(value)))
             return
         self._everywhere(names, lambda calls, each: calls.set_attribute(each, attribute, value))
+        if attribute == "grad_req":
+            self._catalogue.forget(names)  # It is asked for again, and known then.
 
     def zero_grad(self, names: Sequence[str]) -> None:
         """Clears gradient buffers."""
@@ -208,7 +213,9 @@ class ClusterCalls:
 
         def call(placed: Mapping[str, Placed]) -> Received:
             plan = plan_reads(placed, selectors, out, gradient=gradient)
-            return plan.merge(self._shards.run(self._reads(plan, method, current_context)))
+            return plan.merge(
+                whole_step(lambda: self._shards.run(self._reads(plan, method, current_context)))
+            )
 
         return self._catalogue.again([selector.name for selector in selectors], call)
 
@@ -246,7 +253,12 @@ class ClusterCalls:
             where = placed[name]
             if not where.is_spread or where.stype != "row_sparse":
                 calls = self._shards.calls[where.home]
-                return calls.pull_rows(name, ids, context, current_context, out=out)
+                head, rows = calls.pull_rows(name, ids, context, current_context, out=out)
+                if head.shape != where.shape and where.state == "initialized":
+                    raise StalePlacementError(
+                        f"Parameter '{name}' of shape {where.shape} came as {head.shape}"
+                    )
+                return head, rows
             check_row_ids(name, ids, where.whole[0])
             plan = RowsPlan(where, ids, out)
             heads = self._shards.run(
@@ -349,7 +361,7 @@ class ClusterCalls:
         """Writes first values that this client computed: of what is spread one client at a time."""
 
         def send(chosen: Sequence[TensorWrite], *, forced: bool) -> dict[str, Version]:
-            plan = plan_writes(placed, chosen, gradient=False)
+            plan = plan_writes(placed, chosen, gradient=False, first=True)
             versions = self._on_shards(
                 plan.writes,
                 lambda calls, each: calls.set_data(

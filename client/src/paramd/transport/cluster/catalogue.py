@@ -18,6 +18,7 @@ from paramd.errors import (
     AttributeMismatchError,
     DeferredInitializationError,
     InvalidRegionError,
+    NoGradientError,
     NotInitializedError,
     ParameterNotFoundError,
     RowIdError,
@@ -27,7 +28,7 @@ from paramd.errors import (
     WrongStorageTypeError,
 )
 from paramd.placement import home_shard, layout_of
-from paramd.spec import InitializeEntry, ParameterSpec, Shape, StoredInfo, shape_is_known
+from paramd.spec import InitializeEntry, ParameterSpec, Shape, StoredInfo
 from paramd.transport.cluster.infos import Lack, lack_of, local_spec, merged_info
 from paramd.transport.cluster.placed import Placed, placed_by
 from paramd.transport.cluster.shards import Shards
@@ -49,6 +50,7 @@ STALE: Final = (
     DeferredInitializationError,
     UninitializedValueError,
     UninitializedContextError,
+    NoGradientError,
     ShapeMismatchError,
     InvalidRegionError,
     RowIdError,
@@ -223,8 +225,8 @@ class Catalogue:
             surveys[name] = Survey(survey.placed, survey.home, others)
         with self._lock:
             for name, survey in surveys.items():
-                # Where a parameter is of which the shape is not known, another client may decide.
-                settled = shape_is_known(survey.placed.shape)
+                # Where a parameter is that has no value yet, another client may decide.
+                settled = survey.placed.state == "initialized"
                 if not settled or survey.lacking(Lack.LOST, Lack.CLIENT_VALUE):
                     self._known.pop(name, None)
                 else:

@@ -133,7 +133,7 @@ class FirstValues:
         surveys = self._catalogue.survey(names)
         self._check(entries, contexts, surveys, force_reinit=force_reinit)
         replaced = force_reinit and any(survey.placed.is_spread for survey in surveys.values())
-        if not replaced and not any(survey.lacking(Lack.LOST) for survey in surveys.values()):
+        if not replaced and not _halves(entries, surveys):
             return self._initialize(entries, contexts, surveys, force_reinit=force_reinit)
         with self.alone():
             surveys = self._catalogue.survey(names)
@@ -147,14 +147,24 @@ class FirstValues:
         *,
         force_reinit: bool,
     ) -> list[tuple[str, StoredInfo]]:
-        # What has lost a part has no value as a whole, though its home shard has one.
-        lost = {entry.name for entry in entries if surveys[entry.name].lacking(Lack.LOST)}
+        halves = _halves(entries, surveys)
+        # Their client's value comes next, and to every shard.
+        awaited = {
+            entry.name
+            for entry in entries
+            if entry.init.client_side and surveys[entry.name].lacking(Lack.CLIENT_VALUE)
+        }
         outcomes: dict[str, tuple[str, StoredInfo]] = {}
         for forced in (False, True):
-            chosen = [entry for entry in entries if (force_reinit or entry.name in lost) == forced]
+            chosen = [
+                entry
+                for entry in entries
+                if (force_reinit or entry.name in halves) == forced and entry.name not in awaited
+            ]
             outcomes |= self._initialize_at_home(chosen, contexts, forced=forced)
             if forced:
                 self._replace_elsewhere(chosen, contexts, outcomes, surveys)
+        outcomes |= {name: ("deferred", surveys[name].info) for name in awaited}
         for entry in entries:
             word, home = outcomes[entry.name]
             survey = surveys[entry.name]
@@ -165,7 +175,7 @@ class FirstValues:
             [
                 home
                 for name, (word, home) in outcomes.items()
-                if not (word == "deferred" and home.state == "initialized")
+                if not (word == "deferred" and home.state == "initialized") and name not in awaited
             ]
         )
         return [
@@ -325,6 +335,16 @@ class FirstValues:
                 by_shape.setdefault(shape, []).append(name)
         for shape, names in by_shape.items():
             calls.set_attribute(names, "shape", shape)
+
+
+def _halves(entries: Sequence[InitializeEntry], surveys: Mapping[str, Survey]) -> set[str]:
+    """Those that have no value as a whole, though the home shard has one, and get a new one."""
+    return {
+        entry.name
+        for entry in entries
+        if surveys[entry.name].lacking(Lack.LOST)
+        or (not entry.init.client_side and surveys[entry.name].lacking(Lack.CLIENT_VALUE))
+    }
 
 
 def merged(known: Shape | None, given: Shape) -> Shape | None:

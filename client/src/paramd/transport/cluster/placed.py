@@ -12,7 +12,7 @@ __all__ = ["Placed", "placed_by"]
 
 @dataclass(frozen=True)
 class Placed:
-    """Where one parameter is, and what can never change of it.
+    """Where one parameter is, and what was known of it when its home shard was asked last.
 
     Attributes:
         name: of the parameter.
@@ -20,6 +20,8 @@ class Placed:
         shape: of the whole parameter, as far as it was known.
         stype: storage type of its values.
         grad_stype: storage type of its gradients.
+        state: 'declared', 'deferred' or 'initialized'.
+        grad_req: 'write', 'add' or 'null'.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Placed:
     shape: Shape | None
     stype: str
     grad_stype: str
+    state: str = "initialized"
+    grad_req: str = "write"
 
     @property
     def is_spread(self) -> bool:
@@ -73,4 +77,6 @@ def placed_by(info: StoredInfo, home: int, num_shards: int) -> Placed:
         layout = Layout(home, {})
     else:
         layout = layout_of(spec.name, shape, spec.stype, num_shards, split_elements)
-    return Placed(spec.name, layout, shape, spec.stype, spec.grad_stype)
+    return Placed(
+        spec.name, layout, shape, spec.stype, spec.grad_stype, info.state, spec.grad_req
+    )

@@ -126,17 +126,21 @@ class ClusterStep:
         self._context = current_context
         self._bounded = bounded
 
-    def run(self) -> tuple[StepResult, dict[int, Received]]:
+    def run(self) -> tuple[StepResult, dict[int, Received] | None]:
         """Makes the step, and waits until the worker may go on.
 
         Returns:
-            The result, whose state is 'committed', and each shard's values.
+            The result, whose state is 'committed', and each shard's values; None where one of them
+            did not send them with its result.
         """
         with self._shards.operations.begin() as operation:
             while True:
                 result, values = self._attempt(operation)
                 if result.state == "committed":
-                    return result, values
+                    whole = all(
+                        len(values[shard]) == len(push.pull) for shard, push in self._pushes.items()
+                    )
+                    return result, values if whole else None
                 # A shard has lost its part since it was staged: all is offered again.
 
     def _attempt(self, operation: Operation) -> tuple[StepResult, dict[int, Received]]:
@@ -185,8 +189,6 @@ class ClusterStep:
         while result.state in ("staged", "ahead"):
             result, values = training.await_step(self._options.trainer, operation), []
         meeting.decide(result)
-        if result.state == "committed" and names and not values:
-            values = self._shards.calls[0].get_data(push.pull, self._context, out=push.out)
         return result, values
 
     def _stage(
@@ -228,8 +230,6 @@ class ClusterStep:
                         f"{shard} at {self._shards.address(shard)} has not carried it out within "
                         f"{_FOLLOW_SECONDS:g} s"
                     )
-        if names and not values:
-            values = self._shards.calls[shard].get_data(push.pull, self._context, out=push.out)
         return result, values
 
     def _opening(self, push: ShardPush, operation: Operation) -> pb.StepOpen:

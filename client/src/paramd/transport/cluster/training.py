@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from paramd.context import Context
 from paramd.errors import StalledError, TrainerNotFoundError
 from paramd.spec import Selector
 from paramd.trainer_spec import StatesManifest, StepOptions, StepResult, TrainerInfo, TrainerSpec
-from paramd.transport.cluster.catalogue import Catalogue, StalePlacementError
+from paramd.transport.cluster.catalogue import STALE, Catalogue, StalePlacementError
 from paramd.transport.cluster.placed import Placed
-from paramd.transport.cluster.reading import plan_reads
+from paramd.transport.cluster.reading import ReadPlan, plan_reads
 from paramd.transport.cluster.shards import Shards
 from paramd.transport.cluster.slicing import check_write, split_write
 from paramd.transport.cluster.states import load_states, save_states
@@ -31,6 +31,8 @@ from paramd.v1 import training_service_pb2 as pb
 from paramd.wire.training import staged_part_from_wire
 
 __all__ = ["ClusterTrainingCalls"]
+
+T = TypeVar("T")
 
 # How long a shard may take to carry out what has been committed.
 _FOLLOW_SECONDS: Final = 30.0
@@ -86,22 +88,21 @@ class ClusterTrainingCalls:
     def describe(self, names: Sequence[str] = ()) -> list[TrainerInfo]:
         """Describes trainers; all of them where none is named."""
         infos = self._coordinator.describe(names)
-        found: list[TrainerInfo] = []
-        for info in infos:
-            trainer = self._known(info.spec)
-            others = self._shards.run(
-                {shard: partial(self._describe_on, shard, info) for shard in trainer.shards}
-            )
-            found.append(_merged(info, [each for one in others.values() for each in one]))
-        return found
+        wanted = [info.spec.name for info in infos]
+        others = self._shards.run(
+            {shard: partial(self._describe_on, shard, wanted) for shard in self._others}
+        )
+        return [
+            _merged(info, [one[info.spec.name] for one in others.values() if info.spec.name in one])
+            for info in infos
+        ]
 
     def delete(self, name: str) -> None:
         """Removes a trainer with its optimizer states."""
-        trainer = self._find(name)
         self._coordinator.delete(name)
         with self._lock:
             self._trainers.pop(name, None)
-        self._shards.run({shard: partial(self._delete_on, shard, name) for shard in trainer.shards})
+        self._shards.run({shard: partial(self._delete_on, shard, name) for shard in self._others})
 
     def join(self, name: str) -> pb.JoinTrainerResponse:
         """Makes this session one of a trainer's workers."""
@@ -125,7 +126,31 @@ class ClusterTrainingCalls:
         out: Sequence[Out] | None = None,
     ) -> tuple[StepResult, Received]:
         """Pushes gradients, waits until the worker may go on, and fetches values."""
-        trainer = self._find(options.trainer)
+
+        def attempt(trainer: _Trainer) -> tuple[StepResult, Received]:
+            step, reads = self._plan_step(trainer, options, writes, pull, current_context, out)
+            result, received = step.run()
+            if reads is None or received is None:
+                # The caller fetches what is there now.
+                return result, []
+            try:
+                return result, reads.merge(received)
+            except StalePlacementError:
+                # The step is committed all the same: the caller fetches what is there now.
+                return result, []
+
+        return self._again(options.trainer, attempt)
+
+    def _plan_step(
+        self,
+        trainer: _Trainer,
+        options: StepOptions,
+        writes: Sequence[TensorWrite],
+        pull: Sequence[Selector],
+        current_context: Context,
+        out: Sequence[Out] | None,
+    ) -> tuple[ClusterStep, ReadPlan | None]:
+        """A step over the shards of a trainer, and the reads that go with it."""
         pieces: dict[int, list[TensorWrite]] = {0: [], **{shard: [] for shard in trainer.shards}}
         for write in writes:
             for shard, piece in _split(trainer.placed[write.name], write).items():
@@ -144,18 +169,30 @@ class ClusterTrainingCalls:
         }
         bounded = bool(trainer.spec.staleness)
         step = ClusterStep(self._shards, options, pushes, current_context, bounded=bounded)
-        result, received = step.run()
-        if not together:
-            return result, []
+        return step, reads if together else None
+
+    def _again(self, name: str, call: Callable[[_Trainer], T]) -> T:
+        """Makes a call about a trainer, and again where its parameters are not where they were.
+
+        Args:
+            name: of the trainer.
+            call: gets where its parameters are; has changed nothing where it raises one of STALE.
+        """
+        trainer = self._find(name)
         try:
-            return result, reads.merge(received)
-        except StalePlacementError:
-            # The step is committed all the same: the caller fetches what is there now.
-            return result, []
+            return call(trainer)
+        except STALE:
+            fresh = self._locate(trainer.spec)
+            if fresh.placed == trainer.placed:
+                raise
+        self.declare(trainer.spec)
+        return call(self._find(name))
 
     def update(self, options: StepOptions) -> bool:
         """Steps by what the gradient buffers hold; gives whether the step was skipped."""
-        trainer = self._find(options.trainer)
+        return self._again(options.trainer, lambda trainer: self._update(trainer, options))
+
+    def _update(self, trainer: _Trainer, options: StepOptions) -> bool:
         with self._shards.operations.begin() as operation:
             while True:
                 staged = self._shards.run(
@@ -180,13 +217,16 @@ class ClusterTrainingCalls:
 
     def allreduce_grads(self, name: str) -> None:
         """Sums the gradient buffers over the contexts, on each shard by itself."""
-        trainer = self._find(name)
-        self._shards.run(
-            {
-                shard: partial(self._shards.calls[shard].training.allreduce_grads, name)
-                for shard in (0, *trainer.shards)
-            }
-        )
+
+        def attempt(trainer: _Trainer) -> None:
+            self._shards.run(
+                {
+                    shard: partial(self._shards.calls[shard].training.allreduce_grads, name)
+                    for shard in (0, *trainer.shards)
+                }
+            )
+
+        self._again(name, attempt)
 
     def save_states(self, name: str, write: StatesSink) -> None:
         """Reads a trainer's optimizer states."""
@@ -200,8 +240,12 @@ class ClusterTrainingCalls:
         arrays: Callable[[], Iterable[np.ndarray[Any, Any]]],
     ) -> None:
         """Replaces a trainer's optimizer states, all or none on each shard."""
-        trainer = self._find(name)
-        load_states(self._shards, name, (0, *trainer.shards), trainer.placed, manifest, arrays)
+
+        def attempt(trainer: _Trainer) -> None:
+            numbers = (0, *trainer.shards)
+            load_states(self._shards, name, numbers, trainer.placed, manifest, arrays)
+
+        self._again(name, attempt)
 
     def _locate(self, spec: TrainerSpec) -> _Trainer:
         """Where the parameters of a trainer are now."""
@@ -210,10 +254,9 @@ class ClusterTrainingCalls:
         there = {shard for each in placed.values() for shard in each.shards}
         return _Trainer(spec, placed, tuple(sorted(there - {0})))
 
-    def _known(self, spec: TrainerSpec) -> _Trainer:
-        with self._lock:
-            known = self._trainers.get(spec.name)
-        return self._locate(spec) if known is None else known
+    @property
+    def _others(self) -> range:
+        return range(1, len(self._shards))
 
     def _find(self, name: str) -> _Trainer:
         """A trainer that this session has declared, or asks for.
@@ -235,12 +278,12 @@ class ClusterTrainingCalls:
         calls = self._shards.calls[shard].training
         return calls.declare(trainer.spec, trainer.elsewhere(shard), trainer.shards)
 
-    def _describe_on(self, shard: int, info: TrainerInfo) -> list[TrainerInfo]:
-        try:
-            return self._shards.calls[shard].training.describe([info.spec.name])
-        except TrainerNotFoundError:
-            # It came back without it; whoever uses the trainer next declares it there.
-            return []
+    def _describe_on(self, shard: int, names: Sequence[str]) -> dict[str, TrainerInfo]:
+        """What a shard says of those trainers of which it holds something."""
+        if not names:
+            return {}
+        infos = self._shards.calls[shard].training.describe()
+        return {info.spec.name: info for info in infos if info.spec.name in names}
 
     def _delete_on(self, shard: int, name: str) -> None:
         try:

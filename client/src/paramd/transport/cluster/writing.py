@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from paramd.errors import InvalidStreamError
-from paramd.spec import Version
+from paramd.errors import InvalidStreamError, NoGradientError, UninitializedValueError
+from paramd.spec import Version, shape_is_known
 from paramd.transport.cluster.placed import Placed
 from paramd.transport.cluster.slicing import check_write, split_write
 from paramd.transport.records import TensorWrite
@@ -33,24 +33,30 @@ class WritePlan:
 
 
 def plan_writes(
-    placed: Mapping[str, Placed], writes: Sequence[TensorWrite], *, gradient: bool
+    placed: Mapping[str, Placed],
+    writes: Sequence[TensorWrite],
+    *,
+    gradient: bool,
+    first: bool = False,
 ) -> WritePlan:
-    """Takes writes apart, after it has checked all of them.
+    """Takes writes apart, after it has checked all of them where they go to several shards.
 
     Args:
         placed: where the parameters are.
         writes: the tensors.
         gradient: whether they are of gradients.
+        first: whether they are first values.
 
     Raises:
-        ShapeMismatchError, BroadcastError, InvalidRegionError, WrongStorageTypeError: what a
-            server would raise of what is spread, with the shapes of the whole parameter.
+        ShapeMismatchError, BroadcastError, InvalidRegionError, WrongStorageTypeError,
+        UninitializedValueError, NoGradientError: what a server would raise, with the shapes of the
+            whole parameter.
         InvalidStreamError: where one comes twice.
     """
     _check_once(writes)
-    for write in writes:
-        if placed[write.name].is_spread:
-            check_write(placed[write.name], write, gradient=gradient)
+    if len({shard for write in writes for shard in placed[write.name].shards}) > 1:
+        for write in writes:
+            _check(placed[write.name], write, gradient=gradient, first=first)
     plan = WritePlan({}, [])
     for write in writes:
         where = placed[write.name]
@@ -64,6 +70,21 @@ def plan_writes(
                 plan.reporters.append((shard, len(sent)))
             sent.append(piece)
     return plan
+
+
+def _check(placed: Placed, write: TensorWrite, *, gradient: bool, first: bool) -> None:
+    """Checks one of several writes that go to different shards."""
+    if shape_is_known(placed.shape):
+        check_write(placed, write, gradient=gradient)
+    if gradient and placed.state == "initialized" and placed.grad_req == "null":
+        raise NoGradientError(
+            f"Cannot get gradient array for Parameter '{write.name}' because grad_req='null'",
+            parameter=write.name,
+        )
+    if placed.state == "declared" and not gradient and not first:
+        raise UninitializedValueError(
+            f"Parameter '{write.name}' has not been initialized", parameter=write.name
+        )
 
 
 def _check_once(writes: Sequence[TensorWrite]) -> None:

@@ -83,6 +83,7 @@ class BufferSteps:
             names = set() if skipped else {name for part in parts for name in part.names}
             plan = trainer.plan([] if skipped else fresh, names, options)
             self._apply(trainer, stepped, [] if skipped else fresh, options, plan)
+            trainer.mark(parameters, trainer.tally.num_steps + 1)
             for parameter in fresh:
                 parameter.fresh_gradients.clear()
             trainer.updates.count_elsewhere(plan, plan.keys() - {each.name for each in fresh})
@@ -101,8 +102,6 @@ class BufferSteps:
             stepped = [each for each in parameters if each.current.grad_req != "null"]
             fresh = [each for each in stepped if _check_fresh(trainer, each, options)]
             wrong = next((name for each in fresh if (name := _non_finite(each))), "")
-            if wrong and trainer.spec.non_finite == "error":
-                raise non_finite_error(wrong)
             return trainer.part_of([each.name for each in fresh], wrong)
 
     def carry_out(self, trainer: FollowedTrainer, record: UpdateRecord, position: int) -> None:
@@ -125,6 +124,7 @@ class BufferSteps:
                     self._apply(trainer, stepped, updated, options, record.rates)
                 for parameter in updated:
                     parameter.fresh_gradients.clear()
+                trainer.mark(parameters, record.num_steps)
             trainer.count(record.num_steps, non_finite=False)
             trainer.answer_update(record, position)
 

@@ -12,7 +12,7 @@ from paramd.errors import InvalidArgumentError, ParamdError
 from paramd.trainer_spec import StagedPart, StepResult, TrainerInfo, TrainerSpec
 from paramd_server.core.operations import Operation
 from paramd_server.core.stored_parameter import StoredParameter
-from paramd_server.core.training.gradients import check_trainable, non_finite_error
+from paramd_server.core.training.gradients import check_trainable
 from paramd_server.core.training.pushes import MisfitError, Push, check_fits
 from paramd_server.core.training.records import StepRecord, UpdateRecord
 from paramd_server.core.training.state import Tally, TrainerState, check_complete
@@ -99,9 +99,9 @@ class FollowedTrainer(TrainerState):
             if answered is not None:
                 return self._world.answers.decode(answered)
             if push.non_finite and self.spec.non_finite == "error":
-                self.tally.num_non_finite += 1
-                raise non_finite_error(push.non_finite)
-            if not push.options.ignore_stale_grad and not self.skips(push):
+                # The coordinator refuses it, and counts; there is nothing to keep.
+                push = replace(push, gradients={})
+            elif not push.options.ignore_stale_grad and not self.skips(push):
                 check_complete(self, self._world.registry, push.gradients)
             mine = [each for each in self._staged if each.identity == push.identity]
             if len(mine) >= _MAX_STAGED:
@@ -193,8 +193,7 @@ class FollowedTrainer(TrainerState):
                 for push, committed in zip(pushes, record.pushes, strict=True)
                 if push is not None and not committed.skipped
             ]
-            if record.rates.keys() & set(self.local_parameters):
-                self._apply(record, counted)
+            self._apply(record, counted)
             self.count(record.num_steps, non_finite=any(p and p.non_finite for p in pushes))
             self.clock = record.clock
             for committed in record.pushes:
@@ -238,11 +237,13 @@ class FollowedTrainer(TrainerState):
         batch_size = record.pushes[0].batch_size
         registry = self._world.registry
         there = set(registry.names())
-        chosen = [name for name in self.local_parameters if name in names and name in there]
-        with registry.hold(chosen) as parameters, registry.devices.account.committed():
-            fitting = [each for each in parameters if _fits(each, pushes)]
+        held = [name for name in self.local_parameters if name in there]
+        with registry.hold(held) as parameters, registry.devices.account.committed():
+            chosen = [each for each in parameters if each.name in names]
+            fitting = [each for each in chosen if _fits(each, pushes)]
             for action in self.prepare_pushes(fitting, pushes, batch_size, record.rates):
                 action()
+            self.mark(parameters, record.num_steps)
         lost = names - {parameter.name for parameter in fitting}
         if lost:
             _log.warning(

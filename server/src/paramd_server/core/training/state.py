@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class TrainerState:
 
     def __init__(self, spec: TrainerSpec) -> None:
         self.spec = spec
+        digest = hashlib.blake2b(spec.name.encode(), digest_size=8).digest()
+        self._mark = int.from_bytes(digest, "little")
         self.condition = threading.Condition(threading.RLock())
         # All that follow are guarded by `condition`.
         # Its parameters of which this server holds nothing.
@@ -200,6 +203,17 @@ class TrainerState:
             self.updates.prepare(parameter, gradients, plan[parameter.name], rescale)
             for parameter, gradients in zip(parameters, sources, strict=True)
         ]
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether its steps are to be whole on all shards: unless it is asynchronous."""
+        return not self.spec.distributed or self.spec.staleness is not None
+
+    def mark(self, parameters: Iterable[StoredParameter], num_steps: int) -> None:
+        """Notes on locked parameters which step their values are of, for readers to compare."""
+        if self.shards and self.whole_steps:
+            for parameter in parameters:
+                parameter.step = (self._mark, num_steps)
 
     def skips(self, push: Push) -> bool:
         """Whether a push is left out because a gradient is NaN or infinite."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -418,8 +418,9 @@ class StoredTrainer(TrainerState):
         first = pushes[0].options
         pushed = {name for push in counted for name in push.gradients}
         elsewhere = {name for push in counted for part in push.parts for name in part.names}
-        names = [name for name in self.local_parameters if name in pushed]
-        with self._world.registry.hold(names) as parameters:
+        names = {name for name in self.local_parameters if name in pushed}
+        with self._world.registry.hold(self._held(names)) as held:
+            parameters = [each for each in held if each.name in names]
             for parameter in parameters:
                 check_trainable(parameter)
                 for push in counted:
@@ -427,9 +428,15 @@ class StoredTrainer(TrainerState):
             plan = self.plan(parameters, elsewhere, first)
             for action in self.prepare_pushes(parameters, counted, first.batch_size, plan):
                 action()
-        self.updates.count_elsewhere(plan, plan.keys() - set(names))
+            self.mark(held, self.tally.num_steps + 1)
+        self.updates.count_elsewhere(plan, plan.keys() - names)
         self._count(pushes)
         return plan
+
+    def _held(self, names: Collection[str]) -> list[str]:
+        """The parameters that a step locks: all that it marks, or those that it updates."""
+        marks = self.shards and self.whole_steps
+        return [name for name in self.local_parameters if marks or name in names]
 
     def count_step(self, *, non_finite: bool, skipped: bool) -> None:
         """Counts a step that did not come as a push."""

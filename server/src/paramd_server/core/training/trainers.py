@@ -57,10 +57,7 @@ class Trainers:
     @property
     def whole_steps(self) -> bool:
         """Whether there are trainers whose steps are to be whole on all shards."""
-        return any(
-            not trainer.spec.distributed or trainer.spec.staleness is not None
-            for trainer in self.all()
-        )
+        return any(trainer.whole_steps for trainer in self.all())
 
     def declare(
         self, spec: TrainerSpec, elsewhere: Collection[str] = (), shards: Collection[int] = ()
