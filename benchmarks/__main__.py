@@ -1,4 +1,4 @@
-"""`make bench`: paramd beside the raw gRPC floor, and training beside bare pushes, in one run.
+"""`make bench`: paramd beside the raw gRPC floor, training beside bare pushes, shards beside one.
 
 Prints tables, and writes bench-results/results.json.
 """
@@ -9,12 +9,9 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +22,9 @@ from tqdm import tqdm
 
 import paramd
 from benchmarks.floor import ROW, Floor
+from benchmarks.serving import paramd_server, started
+from benchmarks.shards import ShardLine, aim_verdict, report_shards, shard_lines
+from benchmarks.snapshots import SnapshotFigures, measure_snapshots, report_snapshots
 from benchmarks.steps import StepLine, report_steps, row_step_lines, step_lines
 from benchmarks.timing import Call, Spread, in_turn
 from benchmarks.updates import UpdateLine, report_updates, row_update_lines, update_lines
@@ -59,21 +59,8 @@ class Results:
     steps: list[StepLine]
     workers: list[WorkerLine]
     updates: list[UpdateLine]
-
-
-@contextmanager
-def started(command: list[str], port_file: Path) -> Iterator[str]:
-    """Runs a server for as long as the block does, and gives its first address."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 30
-            while not port_file.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{command[2]} did not start")
-                time.sleep(0.02)
-            yield json.loads(port_file.read_text())["addresses"][0]
-        finally:
-            process.terminate()
+    shards: list[ShardLine]
+    snapshots: SnapshotFigures
 
 
 def repeats_for(size: int, *, quick: bool) -> int:
@@ -195,20 +182,9 @@ def measure(*, quick: bool) -> Results:
             str(largest),
             str(table_rows),
         ]
-        paramd_command = [
-            sys.executable,
-            "-m",
-            "paramd_server",
-            "--listen",
-            "127.0.0.1:0",
-            "--port-file",
-            str(paramd_file),
-            "--log-level",
-            "warning",
-        ]
         with (
-            started(floor_command, floor_file) as floor_address,
-            started(paramd_command, paramd_file) as paramd_address,
+            started(floor_command, floor_file) as (floor_address,),
+            started(paramd_server(paramd_file), paramd_file) as (paramd_address,),
             paramd.connect(paramd_address),
         ):
             floor = Floor(floor_address)
@@ -223,7 +199,10 @@ def measure(*, quick: bool) -> Results:
             steps = [*step_lines(quick=quick), *row_step_lines(quick=quick)]
             workers = list(worker_lines(paramd_address, quick=quick))
     updates = [*update_lines(quick=quick), *row_update_lines(quick=quick)]
-    return Results(lines, steps, workers, updates)
+    shards = list(shard_lines(quick=quick))
+    with tempfile.TemporaryDirectory() as folder:
+        snapshots = measure_snapshots(Path(folder), quick=quick, rounds=1 if quick else 3)
+    return Results(lines, steps, workers, updates, shards, snapshots)
 
 
 def main() -> None:
@@ -236,7 +215,11 @@ def main() -> None:
     print(report(measured.lines), end="\n\n")
     print(report_steps(measured.steps), end="\n\n")
     print(report_workers(measured.workers), end="\n\n")
-    print(report_updates(measured.updates))
+    print(report_updates(measured.updates), end="\n\n")
+    print(report_shards(measured.shards), end="\n\n")
+    verdict = aim_verdict(measured.shards, quick=options.quick)
+    print(verdict, end="\n\n")
+    print("\n".join(report_snapshots(measured.snapshots)))
     machine = {
         "python": platform.python_version(),
         "grpcio": grpc.__version__,
@@ -255,6 +238,15 @@ def main() -> None:
             for each in measured.workers
         ],
         "updates": [{**asdict(each), "ratio": each.ratio} for each in measured.updates],
+        "shards": [
+            {**asdict(each), "case": each.case, "ratio": each.ratio} for each in measured.shards
+        ],
+        "shards_verdict": verdict,
+        "snapshots": {
+            **asdict(measured.snapshots),
+            "cost": measured.snapshots.cost,
+            "restart_ratio": measured.snapshots.restart_ratio,
+        },
     }
     options.output.write_text(json.dumps(results, indent=1) + "\n")
 

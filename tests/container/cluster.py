@@ -13,7 +13,7 @@ import docker
 
 import paramd
 from paramd.trainer_spec import TrainerInfo
-from tests.container.engine import RUN_LABEL
+from tests.container.engine import run_labels
 from tests.container.images import Images
 
 PORT = 50051
@@ -59,7 +59,7 @@ class Cluster:
         self.images = images
         self.options = options
         self.id = secrets.token_hex(4)
-        self._labels = {RUN_LABEL: self.id}
+        self._labels = run_labels(self.id)
         self._made: dict[str, Any] = {}
         self._stack = ExitStack()
 
@@ -143,7 +143,7 @@ class Cluster:
         number = self.options.num_shards
         command = ["--insecure", "--snapshot-dir", SNAPSHOTS, *self.options.server]
         if number > 1:
-            command += ["--shard", f"{shard}/{number}"]
+            command += ["--shard", f"{shard}/{number}", "--cluster-id", f"test-{self.id}"]
         if shard:
             command += ["--coordinator", f"shard-0:{PORT}"]
         else:

@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from tests.container.cluster import Cluster, Options
-from tests.container.engine import connect_engine
+from tests.container.engine import connect_engine, remove_leftovers
 from tests.container.images import Images, make_images
 
 StartCluster = Callable[..., Cluster]
@@ -19,6 +19,7 @@ StartCluster = Callable[..., Cluster]
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:
     client = connect_engine()
+    remove_leftovers(client)
     yield client
     client.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ REQUIRED = os.environ.get("PARAMD_REQUIRE_DOCKER", "") == "1"
 # What tests make has this label: with the run's id, or with what is kept for later runs.
 RUN_LABEL = "paramd.test-run"
 CACHE_LABEL = "paramd.test-cache"
+PROCESS_LABEL = "paramd.test-process"
 CALL_S = 120
 
 
@@ -39,6 +41,30 @@ def connect_engine() -> docker.DockerClient:
         client.close()
         missing(f"the Docker engine does not answer: {err}")
     return client
+
+
+def run_labels(run_id: str) -> dict[str, str]:
+    """Of what a run makes: its id, and the process of this machine that is to remove it."""
+    return {RUN_LABEL: run_id, PROCESS_LABEL: f"{socket.gethostname()}/{os.getpid()}"}
+
+
+def remove_leftovers(client: docker.DockerClient) -> None:
+    """Removes what tests have left behind that were killed before they could do so."""
+    filters = {"label": RUN_LABEL}
+    for container in client.containers.list(all=True, filters=filters):
+        if _left(container.labels):
+            container.remove(force=True, v=True)
+    for network in client.networks.list(filters=filters):
+        if _left(network.attrs["Labels"]):
+            network.remove()
+    for volume in client.volumes.list(filters=filters):
+        if _left(volume.attrs["Labels"]):
+            volume.remove()
+
+
+def _left(labels: Mapping[str, str]) -> bool:
+    host, _, process = labels.get(PROCESS_LABEL, "").rpartition("/")
+    return host == socket.gethostname() and not Path(f"/proc/{process}").exists()
 
 
 def command(name: str) -> str:

@@ -78,14 +78,21 @@ def test_killed_worker_is_replaced(start_cluster: StartCluster, num_shards: int)
     gone = cluster.container(WORKERS[1])
     gone.kill("SIGKILL")
     assert await_end(gone) == 128 + 9
+    before = begun(gone)
     still = cluster.container(WORKERS[0])
     assert still.status == "running", log_of(still)
     new = cluster.add_worker(WORKERS[1], "--steps", str(STEPS))
     assert finish(cluster) == STEPS
-    begun = re.search(r"rank (\d), begins at clock (\d+)", log_of(new))
-    assert begun is not None, log_of(new)
-    assert int(begun[1]) == 1
-    assert MIDDLE <= int(begun[2]) < STEPS
+    (rank, clock), (rank_before, _) = begun(new), before
+    assert rank == rank_before
+    assert MIDDLE <= clock < STEPS
+
+
+def begun(worker: Any) -> tuple[int, int]:
+    """The rank of a worker, and the clock at which it began."""
+    found = re.search(r"rank (\d+), begins at clock (\d+)", log_of(worker))
+    assert found is not None, log_of(worker)
+    return int(found[1]), int(found[2])
 
 
 @pytest.mark.parametrize("num_shards", SHARDS)

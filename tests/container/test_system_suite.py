@@ -9,16 +9,23 @@ import pytest
 
 from tests.container.conftest import StartCluster
 from tests.container.engine import run
-from tests.container.test_training import SHARDS
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
 
-SUITE = ("tests/system/parameters", "tests/system/training")
-# Of some 600: a suite that skips itself would pass, too.
-AT_LEAST = 300
+# The others start servers of their own, look into the server's process, or send hostile messages on
+# behalf of workers who never leave.
+SUITE = (
+    "tests/system/parameters",
+    *(
+        f"tests/system/training/test_{name}.py"
+        for name in ("paths", "states", "synchrony", "waiting", "workers")
+    ),
+)
+# Of some 300: a suite that skips itself would pass, too.
+AT_LEAST = 250
 
 
-@pytest.mark.parametrize("num_shards", SHARDS)
+@pytest.mark.parametrize("num_shards", (1,))
 def test_system_suite_passes(start_cluster: StartCluster, num_shards: int) -> None:
     cluster = start_cluster(num_shards=num_shards, server=("--memory-limit", "64M"))
     output = run(

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
 WORKERS = ("worker-a", "worker-b")
 # Of the number of shards that a cluster may have.
-SHARDS = (1,)
+SHARDS = (2,)
 REQUIRED = 0.93
 
 

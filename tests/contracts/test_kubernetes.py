@@ -300,11 +300,6 @@ def test_manifests_fit_together_and_the_programs(folder: str) -> None:
 
 
 # Each pod is given the same arguments: there is one template for all of them.
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="shard 0 refuses --coordinator, and the other shards --snapshot-every",
-)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_server_takes_the_settings_of_each_pod(folder: str) -> None:
     shards = _documents(folder)["StatefulSet"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from paramd.transport.embedded import EmbeddedServer
 
-NUM_SHARDS = (1, 2, 5)
+# Servers that run already, such as in containers, instead of such as the tests start.
+GIVEN = os.environ.get("PARAMD_TEST_TARGET", "")
+NUM_SHARDS = (len(GIVEN.split(",")),) if GIVEN else (1, 2, 5)
 SPLIT_ELEMENTS = 4
 
 
@@ -20,6 +23,9 @@ def small_cluster(num_shards: int, directory: Path | None = None) -> Iterator[st
         num_shards: how many; 1 is a server without a cluster.
         directory: for files on the side of a single server.
     """
+    if GIVEN:
+        yield GIVEN
+        return
     options = {"--split-elements": str(SPLIT_ELEMENTS)} if num_shards > 1 else {}
     if num_shards == 1 and directory is not None:
         options["--snapshot-dir"] = str(directory)

@@ -10,13 +10,19 @@ import pytest
 
 from paramd.context import cpu
 from paramd.spec import ParameterSpec
+from tests.support.clusters import GIVEN
 from tests.support.raw_calls import SHAPE, VALUE, RawClient
-from tests.support.server_process import ServerProcess, serve
+from tests.support.server_process import GivenServer, ServerProcess, serve
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServerProcess | GivenServer]:
     """One server for the tests of a module, with a small memory limit and a snapshot directory."""
+    if GIVEN:
+        yield GivenServer(GIVEN.split(","))
+        return
     directory: Path = tmp_path_factory.mktemp("server")
     snapshots = str(directory / "snapshots")
     with serve(directory, "--memory-limit", "64M", "--snapshot-dir", snapshots) as server:

@@ -34,11 +34,6 @@ def _replaced(words: list[str], places: Mapping[str, str]) -> list[str]:
 
 
 # Each pod is given the same arguments: there is one template for all of them.
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="shard 0 refuses --coordinator, and the other shards --snapshot-every",
-)
 @pytest.mark.parametrize("folder", ["base", "overlays/plaintext"])
 def test_pods_serve_and_their_probes_say_so(folder: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(make_certificates, [str(tmp_path / "made")])

@@ -19,7 +19,8 @@ from paramd.context import cpu
 from paramd.errors import ParameterNotFoundError, ServerUnavailable
 from paramd.session import connect
 from paramd.spec import ParameterSpec, Selector
-from paramd.transport.calls import Calls, TensorWrite
+from paramd.transport.calls import TensorWrite
+from paramd.transport.protocols import SessionCalls
 
 
 class _Server:
@@ -58,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
     server.stop(signal.SIGKILL)
 
 
-def _create(calls: Calls, size: int) -> None:
+def _create(calls: SessionCalls, size: int) -> None:
     calls.declare([(ParameterSpec("w", (size,)), frozenset())])
     calls.set_data([TensorWrite("w", np.ones(size, "f4"))], initialize=True, contexts=[cpu(0)])
 

@@ -276,7 +276,7 @@ def main(
         _log.error("the state is lost: %s", err)
         sys.exit(1)
     if server.restart_from is not None and not _is_asked_to_end(ended):
-        _start_again(server.restart_from, server.addresses)
+        _start_again(server.restart_from, server.addresses, server.cluster_id)
     sys.exit(0)
 
 
@@ -289,11 +289,13 @@ def _is_asked_to_end(ended: int) -> bool:
         return False
 
 
-def _start_again(snapshot: int, addresses: tuple[str, ...]) -> NoReturn:
+def _start_again(snapshot: int, addresses: tuple[str, ...], cluster_id: str) -> NoReturn:
     """Makes this process a new server, on the same addresses, that begins with a snapshot."""
     _log.info("starting again from %s", f"snapshot {snapshot}" if snapshot else "nothing")
     command = [sys.executable, "-m", "paramd_server", *sys.argv[1:]]
     command += ["--restore", str(snapshot) if snapshot else "none"]
+    if cluster_id:
+        command += ["--cluster-id", cluster_id]
     for address in addresses:
         command += ["--rebind", address]
     os.execv(sys.executable, command)

@@ -130,7 +130,7 @@ class Server:
         )
         self._server = grpc.server(
             self._data,
-            interceptors=() if self._authorization is None else (self._authorization,),
+            interceptors=[] if self._authorization is None else [self._authorization],
             options=_OPTIONS,
         )
         self._role = ShardRole(
@@ -157,7 +157,9 @@ class Server:
             SnapshotError: where the state of before cannot be taken up.
         """
         self._keeper.take_up()
-        self._role.begin(self._standing(), self._trainers, self._operations)
+        self._role.begin(
+            self._keeper.origin.cluster_id, self._standing(), self._trainers, self._operations
+        )
         self.addresses = tuple(self._bind(address) for address in self._config.listen)
         self._server.start()
         self._members.begin_leases()
@@ -206,6 +208,11 @@ class Server:
             split_elements=self._config.split_elements,
             generation=self._role.generation,
         )
+
+    @property
+    def cluster_id(self) -> str:
+        """The name of the cluster; '' before it is known."""
+        return self._role.cluster_id
 
     def _start_again(self, snapshot: int) -> None:
         self.restart_from = snapshot

@@ -67,7 +67,6 @@ class ShardRole:
         self._config = config
         self._hooks = hooks
         self._open_channel = open_channel
-        self._cluster = Cluster(config.cluster_id, config.num_shards, config.split_elements)
         self._coordinator: Coordinator | None = None
         self._link: CoordinatorLink | None = None
         self._follower: Follower | None = None
@@ -95,17 +94,29 @@ class ShardRole:
             return self._coordinator.log.head
         return 0 if self._follower is None else self._follower.position
 
-    def begin(self, standing: Standing, trainers: Trainers, operations: OperationWindow) -> None:
+    def begin(
+        self,
+        cluster_id: str,
+        standing: Standing,
+        trainers: Trainers,
+        operations: OperationWindow,
+    ) -> None:
         """Takes the place up. Called when the state of before has been taken up.
 
         Args:
+            cluster_id: as the state of before says; '' where it does not.
             standing: where the server stands.
             trainers: of the server.
             operations: of the server.
         """
+        cluster = Cluster(
+            self._config.cluster_id or cluster_id,
+            self._config.num_shards,
+            self._config.split_elements,
+        )
         if not self._config.shard:
             self._coordinator = Coordinator(
-                self._cluster,
+                cluster,
                 standing,
                 snapshots=self._hooks.snapshots,
                 whole_steps=lambda: trainers.whole_steps,
@@ -135,7 +146,7 @@ class ShardRole:
         self._link = CoordinatorLink(
             self._open_channel(self._config.coordinator),
             self._config.shard,
-            self._cluster,
+            cluster,
             standing_at,
             self._follower,
             formed=self._note_formed,

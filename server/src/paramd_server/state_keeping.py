@@ -54,6 +54,7 @@ class StateKeeper:
         orders: SnapshotOrders | None = None,
     ) -> None:
         self._restore = config.restore
+        self._cluster_id = config.cluster_id
         self._sections = tuple(sections)
 
         def capture_all(
@@ -69,7 +70,10 @@ class StateKeeper:
         self._stopped: StoppedState | None = None
         if config.snapshot_dir is not None:
             self.store = SnapshotStore(
-                config.snapshot_dir, shard=config.shard, num_shards=config.num_shards
+                config.snapshot_dir,
+                shard=config.shard,
+                num_shards=config.num_shards,
+                split_elements=config.split_elements,
             )
             self.saver = PartSaver(capture_all, self.store)
             if config.num_shards > 1:
@@ -110,7 +114,7 @@ class StateKeeper:
             _log.info("taking up snapshot %s", name)
             with self.store.taking_up(name) as snapshot:
                 restore_sections(self._sections, snapshot)
-            self.origin = self.store.manifest_of(name).origin
+            self._take_origin(self.store.manifest_of(name).origin)
             _log.info("took up snapshot %s", name)
 
     def _take_up_stopped(self) -> bool:
@@ -129,8 +133,16 @@ class StateKeeper:
         _log.info("taking up the state in which this shard stopped, at %d", origin.position)
         with self._stopped.taking_up() as state:
             restore_sections(self._sections, state)
-        self.origin = origin
+        self._take_origin(origin)
         return True
+
+    def _take_origin(self, origin: SnapshotOrigin) -> None:
+        if self._cluster_id and origin.cluster_id and origin.cluster_id != self._cluster_id:
+            raise SnapshotError(
+                f"what is saved here is of the cluster {origin.cluster_id!r}, but this server "
+                f"belongs to {self._cluster_id!r} (--cluster-id)"
+            )
+        self.origin = origin
 
     def forget_stopped(self) -> None:
         """Removes the state in which this shard stopped: from now on it is another one."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from paramd import DeferredInitializationError, Parameter, Session, cpu
+from paramd.errors import PermissionDeniedError
 from paramd.placement import Layout, home_shard, layout_of
 from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec, Selector
 from paramd.transport.calls import Calls, TensorWrite
@@ -145,6 +146,23 @@ def test_parts_that_a_deletion_left_over(
     np.testing.assert_array_equal(again.grad().asnumpy(), np.zeros(SHAPE))
 
 
+def test_what_is_not_whole_is_listed_and_deleted(session: Session, raw: Sequence[Calls]) -> None:
+    _declare(raw, HOME)
+    _initialize(raw, HOME, UNIFORM)
+    (info,) = session.calls.list_parameters()
+    assert (info.state, info.current.shape) == ("declared", SHAPE)
+    session.delete("w")
+    assert [len(calls.list_parameters()) for calls in raw] == [0, 0, 0]
+
+
+def test_deletion_of_an_unknown_name_deletes_nothing(session: Session) -> None:
+    for name in "abcd":
+        Parameter(name, shape=SHAPE).initialize("ones")
+    with pytest.raises(KeyError, match="gone"):
+        session.delete(["a", "b", "gone", "c", "d"])
+    assert list(session.parameters()) == ["a", "b", "c", "d"]
+
+
 def test_a_lost_part_is_no_value(session: Session, raw: Sequence[Calls]) -> None:
     weight = Parameter("w", shape=SHAPE)
     weight.initialize("ones")
@@ -205,3 +223,27 @@ def test_an_old_part_of_another_shape_gives_way(session: Session, raw: Sequence[
     weight = Parameter("w", shape=SHAPE)
     weight.initialize("ones")
     assert weight.data().shape == SHAPE
+
+
+def test_who_may_only_read_completes_nothing(
+    session: Session, other: Session, raw: Sequence[Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Parameter("whole", shape=SHAPE, session=session).initialize("ones")
+    _declare(raw, HOME, OTHERS[0])
+    _initialize(raw, HOME, UNIFORM)
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise PermissionDeniedError("a token with the right train")
+
+    for method in ("declare", "initialize", "delete"):
+        monkeypatch.setattr(Calls, method, refuse)
+    ((_, value),) = other.calls.get_data([Selector("whole")], cpu(0))
+    np.testing.assert_array_equal(value, np.ones(SHAPE))
+    infos = {info.current.name: info.state for info in other.calls.list_parameters()}
+    assert infos == {"w": "declared", "whole": "initialized"}
+    (info,) = other.calls.describe(["w"])
+    assert (info.state, info.current.shape) == ("declared", SHAPE)
+    with pytest.raises((KeyError, RuntimeError), match="'w'"):
+        other.calls.get_data([Selector("w")], cpu(0))
+    monkeypatch.undo()
+    assert other.calls.describe(["w"])[0].state == "initialized"

@@ -314,12 +314,20 @@ def test_one_shard_gives_up_without_harm_to_the_part_of_another(tmp_path: Path) 
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
-def test_snapshot_of_another_number_of_shards_says_so(tmp_path: Path) -> None:
-    alone = SnapshotStore(tmp_path, wait_s=0.0)
-    save(alone, content(1))
-    one, _ = pair(tmp_path, tmp_path)
-    with pytest.raises(SnapshotError, match=r"1 shards.*one of 2"):
-        read(one, 1)
+def test_parts_of_another_number_of_shards_are_read_where_all_are_there(tmp_path: Path) -> None:
+    one, other = pair(tmp_path, tmp_path)
+    name = SnapshotName(1)
+    claims = SavedSection({"done": [["work", "00" * 16, 1]]})
+    parts = [store.write_part(name, {"claims": claims}) for store in (one, other)]
+    one.commit(name, one.manifest(name, parts, SnapshotOrigin()))
+    for shard in range(3):
+        store = SnapshotStore(tmp_path, shard=shard, num_shards=3, wait_s=0.0)
+        with store.taking_up(store.find(1)) as reader:
+            assert ("claims" in reader.documents) == (shard == 0)
+        assert store.taken_up == name
+    (tmp_path / "snapshots/00000001/part-1-of-2.json").unlink()
+    with pytest.raises(SnapshotError, match=r"part-1-of-2\.json"), store.taking_up(name):
+        pass
 
 
 # Names

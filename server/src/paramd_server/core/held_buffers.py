@@ -24,7 +24,7 @@ __all__ = ["BufferHolds", "HeldBuffer", "Scratch"]
 
 _PIECE_BYTES: Final = 1 << 20
 # What is set aside at a time: of tables, one or several rows; of others, or of a wide row, this.
-_MIN_UNIT_BYTES: Final = 512
+_MIN_UNIT_BYTES: Final = 256
 _MAX_UNIT_BYTES: Final = 64 << 10
 _MIN_REST_S: Final = 0.002
 
@@ -245,6 +245,8 @@ class HeldBuffer:
         if rows is None:
             return np.arange(self._next, self._num_units)
         rows = np.asarray(rows, np.int64)
+        if self._unit == self._row_size:
+            return rows
         if self._unit % self._row_size == 0:
             return np.unique(rows // (self._unit // self._row_size))
         # A row has several units, of which it shares the first and the last with its neighbours.

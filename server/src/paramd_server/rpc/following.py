@@ -63,6 +63,7 @@ class CoordinatorLink:
         self._channel = channel
         self._shard = shard
         self._cluster = cluster
+        self._id = cluster.id
         self._standing = standing
         self._follower = follower
         self._formed = formed
@@ -146,7 +147,7 @@ class CoordinatorLink:
         standing = self._standing(self._follower.position)
         self._epoch = standing.epoch
         request = pb.RegisterShardRequest(
-            cluster_id=self._cluster.id,
+            cluster_id=self._id,
             shard=self._shard,
             num_shards=self._cluster.num_shards,
             split_elements=self._cluster.split_elements,
@@ -161,7 +162,7 @@ class CoordinatorLink:
         answer = self._ask("RegisterShard", request, pb.RegisterShardResponse)
         if answer.verdict == VERDICTS[GO_ON]:
             self._follower.position = answer.position
-            self._generation = answer.generation
+            self._generation, self._id = answer.generation, answer.cluster_id
             self._formed(answer.cluster_id, answer.generation)
         elif answer.verdict == VERDICTS[RESTART]:
             self._leaving.set()

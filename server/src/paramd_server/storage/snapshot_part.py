@@ -215,6 +215,31 @@ class PartReader:
             self._checks.append(self._summing.submit(_check_content, name, stored, view))
         self._read.add(name)
 
+    def describe(self, name: str) -> tuple[Shape, np.dtype[Any]]:
+        """The shape and dtype of an array by 'section/key'. Raises SnapshotError."""
+        stored = self.find(name)
+        return stored.shape, stored.dtype
+
+    def rows(self, name: str) -> Iterator[np.ndarray[Any, Any]]:
+        """The rows of an array as matrices, one after the other, in bounded memory.
+
+        Raises:
+            SnapshotError, FileFormatError, OSError: where it is damaged.
+        """
+        stored = self.find(name)
+        size = math.prod(stored.shape[1:])
+        row_bytes = size * stored.dtype.itemsize
+        if not math.prod(stored.shape) * row_bytes:
+            return
+        # Chunks have a multiple of 8 bytes.
+        chunk_bytes = 8 * row_bytes * max(1, _BLOCK_BYTES // (8 * row_bytes))
+        checksum = 0
+        for chunk in stored.reader.chunks(stored.index, chunk_bytes):
+            checksum = zlib.crc32(chunk, checksum)
+            yield np.frombuffer(chunk, stored.dtype).reshape(-1, size)
+        _compare(name, stored, checksum)
+        self._read.add(name)
+
     def finish(self) -> None:
         """Waits until everything that was read has been compared with its checksum.
 

@@ -26,12 +26,13 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from paramd.errors import FileFormatError, PathNotAllowedError
+from paramd.placement import DEFAULT_SPLIT_ELEMENTS
 from paramd_server import __version__
 from paramd_server.core.held_buffers import Scratch
 from paramd_server.core.snapshot import (
@@ -53,6 +54,7 @@ from paramd_server.storage.snapshot_files import (
 )
 from paramd_server.storage.snapshot_manifest import MANIFEST, MARKER, Manifest, read_manifest
 from paramd_server.storage.snapshot_part import PartReader, write_part
+from paramd_server.storage.snapshot_parts import PartsReader
 
 __all__ = ["SnapshotStore"]
 
@@ -69,6 +71,7 @@ class SnapshotStore:
         root: the server's directory. `snapshots` below it is made when it is locked.
         shard: of the server.
         num_shards: of its cluster.
+        split_elements: of its cluster, for snapshots of another number of shards.
         keep: how many numbered ones are kept; the one that was taken up is kept beside them.
         wait_s: how long to wait for another server that uses the directory to end.
     """
@@ -79,11 +82,14 @@ class SnapshotStore:
         *,
         shard: int = 0,
         num_shards: int = 1,
+        split_elements: int = DEFAULT_SPLIT_ELEMENTS,
         keep: int = 2,
         wait_s: float = 10.0,
     ) -> None:
         self._root = root
         self._folder = root / FOLDER
+        self._shard = shard
+        self._split_elements = split_elements
         self._part = part_name(shard, num_shards)
         self._num_shards = num_shards
         self._keep = keep
@@ -199,7 +205,7 @@ class SnapshotStore:
         raise SnapshotError(f"--restore {wanted}: a snapshot with a number is named by that")
 
     @contextmanager
-    def taking_up(self, name: SnapshotName) -> Iterator[PartReader]:
+    def taking_up(self, name: SnapshotName) -> Iterator[PartReader | PartsReader]:
         """Opens a snapshot, to be taken up while the block runs.
 
         Raises:
@@ -210,7 +216,7 @@ class SnapshotStore:
             with self._open(name) as reader:
                 yield reader
                 reader.finish()
-        except (SnapshotError, FileFormatError, OSError) as err:
+        except (SnapshotError, FileFormatError, OSError, KeyError, TypeError, ValueError) as err:
             raise SnapshotError(
                 f"snapshot {name} cannot be taken up: {err}. {self._advice(name)}"
             ) from err
@@ -390,23 +396,30 @@ class SnapshotStore:
 
     # What is there
 
-    def _open(self, name: SnapshotName) -> PartReader:
+    def _open(self, name: SnapshotName) -> PartReader | PartsReader:
         path = self._path(name)
         manifest = read_manifest(path)
-        if manifest.num_shards != self._num_shards:
-            raise SnapshotError(
-                f"{path / MANIFEST}: a snapshot of {manifest.num_shards} shards, but this server "
-                f"is one of {self._num_shards}"
+        if manifest.num_shards == self._num_shards:
+            return _open_part(path, manifest, self._part)
+        with ExitStack() as stack:
+            parts = []
+            for shard in range(manifest.num_shards):
+                part = _open_part(path, manifest, part_name(shard, manifest.num_shards))
+                parts.append(stack.enter_context(part))
+            _log.info(
+                "snapshot %s is of %d shards: this one of %d takes what is for it from all of them",
+                name,
+                manifest.num_shards,
+                self._num_shards,
             )
-        part = manifest.part(path, self._part)
-        sizes = dict(part["files"])
-        for file, size in sizes.items():
-            found = (path / file).stat().st_size
-            if found != size:
-                raise SnapshotError(f"{path / file}: has {found} bytes, but is to have {size}")
-        listed = path / f"{self._part}.json"
-        entry = {"size_bytes": sizes.get(listed.name), "crc32": part["crc32"]}
-        return PartReader(path, self._part, checked(listed, entry))
+            reader = PartsReader(
+                parts,
+                shard=self._shard,
+                num_shards=self._num_shards,
+                split_elements=self._split_elements,
+            )
+            stack.pop_all()
+            return reader
 
     def _advice(self, name: SnapshotName) -> str:
         for other in reversed(self._whole()):
@@ -478,3 +491,15 @@ class SnapshotStore:
                 shutil.rmtree(path, ignore_errors=True)
             except OSError as err:
                 _log.warning("%s cannot be removed: %s", path, err)
+
+
+def _open_part(path: Path, manifest: Manifest, name: str) -> PartReader:
+    part = manifest.part(path, name)
+    sizes = dict(part["files"])
+    for file, size in sizes.items():
+        found = (path / file).stat().st_size
+        if found != size:
+            raise SnapshotError(f"{path / file}: has {found} bytes, but is to have {size}")
+    listed = path / f"{name}.json"
+    entry = {"size_bytes": sizes.get(listed.name), "crc32": part["crc32"]}
+    return PartReader(path, name, checked(listed, entry))

@@ -28,9 +28,9 @@ from paramd.spec import (
 from paramd.transport.calls import Calls
 from paramd.transport.cluster.catalogue import STALE, Catalogue, StalePlacementError
 from paramd.transport.cluster.first_values import FirstValues, merged
-from paramd.transport.cluster.infos import merged_info, merged_status
+from paramd.transport.cluster.infos import absent, merged_info, merged_status
 from paramd.transport.cluster.loading import load
-from paramd.transport.cluster.placed import Placed
+from paramd.transport.cluster.placed import Placed, placed_by
 from paramd.transport.cluster.reading import ReadPlan, RowsPlan, plan_reads
 from paramd.transport.cluster.saving import save
 from paramd.transport.cluster.shards import Shards
@@ -110,17 +110,18 @@ class ClusterCalls:
             for name, info in held.items():
                 if home_shard(name, len(self._shards)) != shard:
                     continue
+                where = placed_by(info, shard, len(self._shards))
                 others = [
-                    each[name]
-                    for other, each in enumerate(found)
-                    if other != shard and name in each
+                    found[other].get(name) or absent(info)
+                    for other in where.shards
+                    if other != shard
                 ]
-                infos.append(merged_info(info, others if info.current.part is not None else []))
+                infos.append(merged_info(info, others))
         return sorted(infos, key=lambda info: info.current.name)
 
     def delete(self, names: Sequence[str]) -> None:
         """Removes parameters: from their home shards, and then what other shards have of them."""
-        self._catalogue.survey(names)  # All or none, where one is unknown.
+        self._catalogue.at_home(names)  # All or none, where one is unknown.
         by_home = self._catalogue.by_home(names)
         everywhere = range(len(self._shards))
         try:

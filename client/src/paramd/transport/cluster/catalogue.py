@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -21,6 +22,7 @@ from paramd.errors import (
     NoGradientError,
     NotInitializedError,
     ParameterNotFoundError,
+    PermissionDeniedError,
     RowIdError,
     ShapeMismatchError,
     UninitializedContextError,
@@ -29,7 +31,14 @@ from paramd.errors import (
 )
 from paramd.placement import home_shard, layout_of
 from paramd.spec import InitializeEntry, ParameterSpec, Shape, StoredInfo
-from paramd.transport.cluster.infos import Lack, lack_of, local_spec, merged_info
+from paramd.transport.cluster.infos import (
+    INCOMPLETE,
+    Lack,
+    absent,
+    lack_of,
+    local_spec,
+    merged_info,
+)
 from paramd.transport.cluster.placed import Placed, placed_by
 from paramd.transport.cluster.shards import Shards
 
@@ -196,6 +205,14 @@ class Catalogue:
         Raises:
             ParameterNotFoundError: where there is none of a name.
         """
+        return self.complete(list(self.at_home(names).values()))
+
+    def at_home(self, names: Iterable[str]) -> dict[str, StoredInfo]:
+        """What the home shards say, and nothing more.
+
+        Raises:
+            ParameterNotFoundError: where there is none of a name.
+        """
         wanted = list(dict.fromkeys(names))
         try:
             found = self._describe(self.by_home(wanted))
@@ -203,13 +220,14 @@ class Catalogue:
             self.forget(wanted)
             raise
         infos = {name: info for shard in found.values() for name, info in shard.items()}
-        return self.complete([infos[name] for name in wanted])
+        return {name: infos[name] for name in wanted}
 
-    def complete(self, homes: Sequence[StoredInfo]) -> dict[str, Survey]:
+    def complete(self, homes: Sequence[StoredInfo], *, are_new: bool = False) -> dict[str, Survey]:
         """Sees to it that every shard has its part, as far as the home shard knows it.
 
         Args:
             homes: what the home shards say.
+            are_new: whether the other shards will hardly have them.
         """
         surveys = {info.current.name: Survey(self._place(info), info, {}) for info in homes}
         missing: dict[int, list[Survey]] = {}
@@ -218,7 +236,10 @@ class Catalogue:
                 if shard != survey.placed.home:
                     missing.setdefault(shard, []).append(survey)
         found = self._shards.run(
-            {shard: partial(self._complete_on, shard, each) for shard, each in missing.items()}
+            {
+                shard: partial(self._complete_on, shard, each, is_new=are_new)
+                for shard, each in missing.items()
+            }
         )
         for name, survey in surveys.items():
             others = {shard: infos[name] for shard, infos in found.items() if name in infos}
@@ -227,7 +248,7 @@ class Catalogue:
             for name, survey in surveys.items():
                 # Where a parameter is that has no value yet, another client may decide.
                 settled = survey.placed.state == "initialized"
-                if not settled or survey.lacking(Lack.LOST, Lack.CLIENT_VALUE):
+                if not settled or survey.lacking(*INCOMPLETE):
                     self._known.pop(name, None)
                 else:
                     self._known[name] = survey.placed
@@ -247,7 +268,9 @@ class Catalogue:
             shard: {info.current.name: info for info in infos} for shard, infos in found.items()
         }
 
-    def _complete_on(self, shard: int, surveys: Sequence[Survey]) -> dict[str, StoredInfo]:
+    def _complete_on(
+        self, shard: int, surveys: Sequence[Survey], *, is_new: bool
+    ) -> dict[str, StoredInfo]:
         """Declares and, where that can be done, initializes parts on one shard."""
         homes = {survey.home.current.name: survey.home for survey in surveys}
         specs = {
@@ -256,7 +279,47 @@ class Catalogue:
             )
             for survey in surveys
         }
-        found = self._declare_on(shard, specs)
+        found: dict[str, StoredInfo] = {}
+        if not is_new:
+            with suppress(ParameterNotFoundError):
+                found = self._look_on(shard, specs)
+        try:
+            self._catch_up_on(shard, specs, homes, found)
+        except PermissionDeniedError:
+            # Who may only read waits for somebody else to do it.
+            found |= self._look_one_by_one(shard, specs)
+            for name, home in homes.items():
+                found.setdefault(name, absent(home))
+        return found
+
+    def _look_on(self, shard: int, specs: Mapping[str, ParameterSpec]) -> dict[str, StoredInfo]:
+        """What a shard has of parts; nothing of those that are to be declared."""
+        infos = self._shards.calls[shard].describe(list(specs))
+        return {
+            info.current.name: info
+            for info in infos
+            if info.current.part == specs[info.current.name].part
+        }
+
+    def _look_one_by_one(
+        self, shard: int, specs: Mapping[str, ParameterSpec]
+    ) -> dict[str, StoredInfo]:
+        found: dict[str, StoredInfo] = {}
+        for name, spec in specs.items():
+            with suppress(ParameterNotFoundError):
+                found |= self._look_on(shard, {name: spec})
+        return found
+
+    def _catch_up_on(
+        self,
+        shard: int,
+        specs: Mapping[str, ParameterSpec],
+        homes: Mapping[str, StoredInfo],
+        found: dict[str, StoredInfo],
+    ) -> None:
+        missing = {name: spec for name, spec in specs.items() if name not in found}
+        if missing:
+            found |= self._declare_on(shard, missing)
         left_over = [
             name for name, info in found.items() if lack_of(homes[name], info) is Lack.LEFT_OVER
         ]
@@ -265,7 +328,6 @@ class Catalogue:
         for forced, lack in ((False, Lack.FIRST_VALUE), (True, Lack.NEW_VALUE)):
             lacking = [homes[name] for name in found if lack_of(homes[name], found[name]) is lack]
             found |= self._initialize_on(shard, lacking, forced=forced)
-        return found
 
     def _declare_on(self, shard: int, specs: Mapping[str, ParameterSpec]) -> dict[str, StoredInfo]:
         calls = self._shards.calls[shard]

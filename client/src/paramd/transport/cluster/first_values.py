@@ -77,7 +77,7 @@ class FirstValues:
             if again == specs:
                 raise
             homes = self._declare_at_home(again)
-        surveys = self._catalogue.complete(list(homes.values()))
+        surveys = self._catalogue.complete(list(homes.values()), are_new=True)
         return [surveys[spec.name].info for spec, _ in declarations]
 
     def _at_home(self, spec: ParameterSpec) -> ParameterSpec:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from typing import Final
 
 from paramd.spec import ParameterSpec, Part, Shape, StoredInfo
 from paramd.transport.records import SessionStatus, WorkerStatus
 
-__all__ = ["Lack", "lack_of", "local_spec", "merged_info", "merged_status", "whole_shape"]
+__all__ = [
+    "INCOMPLETE",
+    "Lack",
+    "absent",
+    "lack_of",
+    "local_spec",
+    "merged_info",
+    "merged_status",
+    "whole_shape",
+]
 
 
 class Lack(Enum):
@@ -26,6 +36,17 @@ class Lack(Enum):
     LEFT_OVER = "left over"
     # There was a value once, which that shard has lost.
     LOST = "lost"
+
+
+INCOMPLETE: Final = (Lack.FIRST_VALUE, Lack.CLIENT_VALUE, Lack.LOST)
+"""With one of these the parameter has no value as a whole."""
+
+
+def absent(home: StoredInfo) -> StoredInfo:
+    """What stands for a part that is not there at all."""
+    return replace(
+        home, state="declared", contexts=(), value_bytes=0, gradient_bytes=0, first_value=None
+    )
 
 
 def whole_shape(spec: ParameterSpec) -> Shape | None:
@@ -82,7 +103,7 @@ def merged_info(home: StoredInfo, others: Sequence[StoredInfo]) -> StoredInfo:
         gradient_bytes=home.gradient_bytes + sum(other.gradient_bytes for other in others),
     )
     lacks = {lack_of(home, other) for other in others}
-    if Lack.LOST in lacks:
+    if lacks & {Lack.LOST, Lack.FIRST_VALUE}:
         return replace(info, state="declared", contexts=(), first_value=None)
     if Lack.CLIENT_VALUE in lacks:
         return replace(info, state="deferred", awaits_client_value=True)

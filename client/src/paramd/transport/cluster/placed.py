@@ -77,6 +77,4 @@ def placed_by(info: StoredInfo, home: int, num_shards: int) -> Placed:
         layout = Layout(home, {})
     else:
         layout = layout_of(spec.name, shape, spec.stype, num_shards, split_elements)
-    return Placed(
-        spec.name, layout, shape, spec.stype, spec.grad_stype, info.state, spec.grad_req
-    )
+    return Placed(spec.name, layout, shape, spec.stype, spec.grad_stype, info.state, spec.grad_req)

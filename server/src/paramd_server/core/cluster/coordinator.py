@@ -125,7 +125,8 @@ class Coordinator:
     """Forms the cluster, and keeps its log. It is the `Commits` of the trainers. Thread-safe.
 
     Args:
-        cluster: what is agreed on; its id may be ''.
+        cluster: what is agreed on; its id may be '': then the shards that were there before say it,
+            or it is a new one.
         standing: where this server stands at its start.
         snapshots: gives the snapshots that this server could be started from now.
         whole_steps: whether this server has trainers whose steps are to be whole.
@@ -146,7 +147,7 @@ class Coordinator:
         formed: Callable[[], None],
         lost: Callable[[str], None],
     ) -> None:
-        self.id = cluster.id or secrets.token_hex(8)
+        self.id = cluster.id
         self.log = CommitLog(standing.position)
         self._cluster = cluster
         self._own = standing
@@ -323,6 +324,9 @@ class Coordinator:
                 f"shard {shard}/{cluster.num_shards} does not belong to a cluster of "
                 f"{mine.num_shards} shards"
             )
+        if not self.id:
+            # This server has lost all that it had; the others know which cluster they are.
+            self.id = cluster.id
         if cluster.id and cluster.id != self.id:
             raise ClusterMismatchError(
                 f"shard {shard} belongs to the cluster {cluster.id!r}, but this is {self.id!r}"
@@ -403,6 +407,7 @@ class Coordinator:
         self._condition.notify_all()
 
     def _begin(self, generation: int, position: int) -> None:
+        self.id = self.id or secrets.token_hex(8)
         self._generation = generation
         self.log.begin(position)
         for each in self._shards.values():
