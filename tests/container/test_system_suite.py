@@ -18,14 +18,14 @@ SUITE = (
     "tests/system/parameters",
     *(
         f"tests/system/training/test_{name}.py"
-        for name in ("paths", "states", "synchrony", "waiting", "workers")
+        for name in ("paths", "states", "synchrony", "workers", "waiting")
     ),
 )
 # Of some 300: a suite that skips itself would pass, too.
 AT_LEAST = 250
 
 
-@pytest.mark.parametrize("num_shards", (1,))
+@pytest.mark.parametrize("num_shards", [1])
 def test_system_suite_passes(start_cluster: StartCluster, num_shards: int) -> None:
     cluster = start_cluster(num_shards=num_shards, server=("--memory-limit", "64M"))
     output = run(

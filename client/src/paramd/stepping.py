@@ -10,7 +10,12 @@ import numpy as np
 from paramd.access import not_initialized
 from paramd.compression import TwoBit
 from paramd.context import current_context
-from paramd.errors import InvalidArgumentError, LeaseEndedError
+from paramd.errors import (
+    InvalidArgumentError,
+    LeaseEndedError,
+    RolledBackError,
+    WorkerNotJoinedError,
+)
 from paramd.files import RowSparseRows
 from paramd.link import Link, describe, perform
 from paramd.session import Session
@@ -117,10 +122,19 @@ class Stepper:
                 links,
                 lambda calls: calls.training.step(options, writes, selectors, current, out=arrays),
             )
-        except LeaseEndedError:
+        except (LeaseEndedError, RolledBackError):
             # The worker says itself when it comes back.
             self.clock = clock
             raise
+        except WorkerNotJoinedError as err:
+            if clock is None or not session.joined:
+                raise
+            self.clock = clock
+            raise RolledBackError(
+                f"trainer {self._spec.name!r}: this worker had joined, and the servers do not know "
+                "it any more: they went back to a snapshot of before, or began anew. "
+                "trainer.join() joins again, and tells the clock to go on from"
+            ) from err
         self.clock = result.clock
         if not result.skipped:
             self._residuals.update(residuals)

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from paramd.initial_values import check_arguments
 from paramd.spec import ParameterSpec
-from paramd.transport.channel import Channel, grpc_target
+from paramd.transport.channel import RenewableChannel, grpc_target
 from paramd.v1 import (
     cluster_service_pb2,
     parameter_service_pb2,
@@ -218,8 +218,8 @@ class Server:
         self.restart_from = snapshot
         self._restart()
 
-    def _open_channel(self, target: str) -> Channel:
-        return Channel(grpc_target(target), peer_credentials(self._config).load())
+    def _open_channel(self, target: str) -> RenewableChannel:
+        return RenewableChannel(grpc_target(target), peer_credentials(self._config))
 
     def stop(self, grace_s: float | None = None) -> None:
         """Takes no new calls, lets those that run finish, saves the state, and ends.

@@ -41,6 +41,8 @@ class ClusterOrders:
         coordinator = self._role.coordinator
         if self.saver is None or coordinator is None or not coordinator.generation:
             raise SnapshotError("the shards of the cluster are not all there yet")
+        if coordinator.ends:
+            raise SnapshotError("the coordinator stops")
         away = coordinator.missing()
         if away:
             raise SnapshotError(f"shard {away[0]} of the cluster is not there")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from paramd.trainer_spec import StagedPart
-from paramd.transport.channel import Channel
+from paramd.transport.channel import RenewableChannel
 from paramd_server.config import ServerConfig
 from paramd_server.core.cluster.coordinator import Cluster, Coordinator, Standing
 from paramd_server.core.cluster.follower import Follower
@@ -61,7 +61,10 @@ class ShardRole:
     """
 
     def __init__(
-        self, config: ServerConfig, hooks: RoleHooks, open_channel: Callable[[str], Channel]
+        self,
+        config: ServerConfig,
+        hooks: RoleHooks,
+        open_channel: Callable[[str], RenewableChannel],
     ) -> None:
         self.serving = threading.Event()
         self._config = config
@@ -70,6 +73,7 @@ class ShardRole:
         self._coordinator: Coordinator | None = None
         self._link: CoordinatorLink | None = None
         self._follower: Follower | None = None
+        self._trainers: Trainers | None = None
         self._formed = (config.cluster_id, 0)
 
     @property
@@ -109,6 +113,7 @@ class ShardRole:
             trainers: of the server.
             operations: of the server.
         """
+        self._trainers = trainers
         cluster = Cluster(
             self._config.cluster_id or cluster_id,
             self._config.num_shards,
@@ -167,7 +172,12 @@ class ShardRole:
 
     def leave(self) -> None:
         """Leaves the other shards in order, so that this one can come back where it was."""
-        if self._coordinator is not None:
+        if self._coordinator is not None and self._trainers is not None:
+            self._coordinator.refuse_commits()
+            for trainer in self._trainers.all():
+                with trainer.condition:
+                    # What was held before is appended by now, so that the log can end.
+                    pass
             self._coordinator.close(_CLOSE_S)
         if self._link is not None:
             self._link.leave()

@@ -46,7 +46,8 @@ def served(
         return
     directory = tmp_path_factory.mktemp("cluster")
     shards = ("--shards", str(request.param), "--split-elements", _SPLIT_ELEMENTS)
-    with serve(directory, *shards, "--memory-limit", "512M") as server:
+    # As much for each shard as the one server has.
+    with serve(directory, *shards, "--memory-limit", f"{64 * request.param}M") as server:
         yield server
 
 

@@ -95,11 +95,11 @@ class Child:
 
 
 @pytest.fixture
-def children(shared_server: ServerProcess) -> Iterator[Any]:
+def children(served: ServerProcess) -> Iterator[Any]:
     with ExitStack() as stack:
 
         def start(worker: str, *, lease: float = LEASE_S, **trainer: Any) -> Child:
-            child = Child(shared_server.address, worker, lease, **trainer)
+            child = Child(",".join(served.addresses), worker, lease, **trainer)
             stack.callback(child.end)
             return child
 

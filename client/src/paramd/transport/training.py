@@ -215,6 +215,8 @@ class TrainingCalls:
         name: str,
         manifest: StatesManifest,
         arrays: Callable[[], Iterable[np.ndarray[Any, Any]]],
+        *,
+        only_check: bool = False,
     ) -> None:
         """Replaces a trainer's optimizer states.
 
@@ -222,14 +224,19 @@ class TrainingCalls:
             name: of the trainer.
             manifest: describes them.
             arrays: gives the arrays of the manifest in their order, anew for each attempt.
+            only_check: whether to ask only whether they could be replaced.
         """
         with self._connection.operations.begin() as operation:
 
             def messages() -> Iterator[bytes]:
-                opened = pb.LoadStatesOpen(operation=operation.to_wire(), trainer=name)
+                opened = pb.LoadStatesOpen(
+                    operation=operation.to_wire(), trainer=name, only_check=only_check
+                )
                 yield pb.LoadStatesRequest(open=opened).SerializeToString()
                 for page in manifest_pages(manifest):
                     yield pb.LoadStatesRequest(manifest=page).SerializeToString()
+                if only_check:
+                    return
                 writes = (
                     TensorWrite(head.name, array)
                     for (head, _), array in zip(manifest.arrays, arrays(), strict=True)

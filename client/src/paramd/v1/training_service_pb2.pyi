@@ -310,12 +310,14 @@ class LoadStatesRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadStatesOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., manifest: _Optional[_Union[StatesManifest, _Mapping]] = ...) -> None: ...
 
 class LoadStatesOpen(_message.Message):
-    __slots__ = ("operation", "trainer")
+    __slots__ = ("operation", "trainer", "only_check")
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     TRAINER_FIELD_NUMBER: _ClassVar[int]
+    ONLY_CHECK_FIELD_NUMBER: _ClassVar[int]
     operation: _parameter_pb2.Operation
     trainer: str
-    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ...) -> None: ...
+    only_check: bool
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., only_check: bool = ...) -> None: ...
 
 class LoadStatesResponse(_message.Message):
     __slots__ = ()

@@ -76,8 +76,10 @@ class ClusterServicer:
         self, request: pb.FollowRequest, _context: grpc.ServicerContext
     ) -> pb.FollowResponse:
         """Gives records."""
+        coordinator = self._find()
+        coordinator.check_registered(request.shard, request.epoch)
         dropped = [each for each in request.old if self._refuse(each)]
-        followed = self._find().follow(
+        followed = coordinator.follow(
             request.shard,
             request.epoch,
             request.generation,
@@ -85,7 +87,7 @@ class ClusterServicer:
             0.0 if dropped else _wait_s(request.wait_ms),
         )
         return pb.FollowResponse(
-            verdict=VERDICTS[GO_ON],  # type: ignore[arg-type]
+            verdict=VERDICTS[WAIT if followed.ended else GO_ON],  # type: ignore[arg-type]
             records=[record_to_wire(position, record) for position, record in followed.records],
             head=followed.head,
             dropped=dropped,

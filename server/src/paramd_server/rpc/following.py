@@ -12,10 +12,10 @@ import grpc
 from google.protobuf.message import Message
 
 from paramd.errors import ClusterMismatchError, ParamdError
-from paramd.transport.channel import Channel
+from paramd.transport.channel import RenewableChannel
 from paramd.transport.retry import error_of
 from paramd.v1 import cluster_service_pb2 as pb
-from paramd_server.core.cluster.coordinator import GO_ON, RESTART, Cluster, Standing
+from paramd_server.core.cluster.coordinator import GO_ON, RESTART, WAIT, Cluster, Standing
 from paramd_server.core.cluster.follower import Follower
 from paramd_server.rpc.cluster_messages import (
     operation_from_record,
@@ -34,6 +34,7 @@ _WAIT_S: Final = 1.0
 _TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = 0.2
 _LEAVE_S: Final = 5.0
+_LAST_WORD_S: Final = 1.0
 
 
 class CoordinatorLink:
@@ -51,7 +52,7 @@ class CoordinatorLink:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: RenewableChannel,
         shard: int,
         cluster: Cluster,
         standing: Callable[[int], Standing],
@@ -71,6 +72,8 @@ class CoordinatorLink:
         self._generation = 0
         self._epoch = 0
         self._leaving = threading.Event()
+        # The coordinator has said that it stops, and this shard has all that it decided.
+        self._coordinator_stops = threading.Event()
         self._until: int | None = None
         self._thread = threading.Thread(target=self._run, name="following", daemon=True)
         self._said = ""
@@ -90,11 +93,14 @@ class CoordinatorLink:
             self._leaving.set()
             return
         request = pb.LeaveClusterRequest(shard=self._shard, epoch=self._epoch)
-        try:
-            answer = self._ask("LeaveCluster", request, pb.LeaveClusterResponse)
-            self._until = answer.head
-        except ParamdError as err:
-            _log.warning("stopping without a word to the coordinator: %s", err)
+        if not self._coordinator_stops.is_set():
+            try:
+                answer = self._ask("LeaveCluster", request, pb.LeaveClusterResponse)
+                self._until = answer.head
+            except ParamdError as err:
+                # Both may be stopping: then its last word is on its way.
+                if not self._coordinator_stops.wait(_LAST_WORD_S):
+                    _log.warning("stopping without a word to the coordinator: %s", err)
         self._leaving.set()
         self._thread.join(_LEAVE_S)
         self._channel.close()
@@ -130,11 +136,11 @@ class CoordinatorLink:
                 self._said = ""
             except ClusterMismatchError as err:
                 if not self._generation:
-                    self._complain(err)
+                    self._complain("the coordinator does not take this shard in: %s", err)
                 self._generation = 0
                 self._leaving.wait(_PAUSE_S)
             except ParamdError as err:
-                self._complain(err)
+                self._complain("the coordinator is not there: %s", err)
                 if self._leaving.wait(_PAUSE_S):
                     return
 
@@ -163,6 +169,7 @@ class CoordinatorLink:
         if answer.verdict == VERDICTS[GO_ON]:
             self._follower.position = answer.position
             self._generation, self._id = answer.generation, answer.cluster_id
+            self._coordinator_stops.clear()
             self._formed(answer.cluster_id, answer.generation)
         elif answer.verdict == VERDICTS[RESTART]:
             self._leaving.set()
@@ -189,19 +196,31 @@ class CoordinatorLink:
             self._follower.carry_out(message.position, record_from_wire(message))
         dropped = [(each.trainer, operation_from_record(each.operation)) for each in answer.dropped]
         self._follower.drop(dropped, asked_at)
+        if answer.verdict == VERDICTS[WAIT]:
+            self._coordinator_stops.set()
+            self._leaving.wait(_PAUSE_S)
 
-    def _complain(self, err: ParamdError) -> None:
+    def _complain(self, message: str, err: ParamdError) -> None:
         said = str(err)
         if said != self._said:
             self._said = said
-            _log.warning("the coordinator is not there: %s", said)
+            level = logging.INFO if self._coordinator_stops.is_set() else logging.WARNING
+            _log.log(level, message, said)
 
     def _ask(self, method: str, request: Message, answer_class: type[M]) -> M:
-        call: Any = self._channel.method(method)
-        try:
-            return answer_class.FromString(call(request.SerializeToString(), timeout=_TIMEOUT_S))
-        except grpc.RpcError as err:
-            raise error_of(err, method, "the coordinator") from None
-        except ValueError as err:
-            # gRPC's words for a channel that has been closed.
-            raise ClusterMismatchError(str(err)) from err
+        """Makes a call; once more where certificates or the token have been replaced since."""
+        while True:
+            used = self._channel.secrets
+            try:
+                call: Any = self._channel.method(method)
+                answer = call(request.SerializeToString(), timeout=_TIMEOUT_S)
+            except grpc.RpcError as err:
+                failure = error_of(err, method, "the coordinator")
+            except ValueError as err:
+                # gRPC's words for a channel that has been closed.
+                raise ClusterMismatchError(str(err)) from err
+            else:
+                self._channel.served = True
+                return answer_class.FromString(answer)
+            if not self._channel.renewed_after(failure, used, _TIMEOUT_S):
+                raise failure

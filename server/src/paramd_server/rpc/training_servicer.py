@@ -315,6 +315,9 @@ class TrainingServicer:
         trainer = self._trainers.find(opened.trainer)
         manifest = manifest_from_wire(_manifest_pages(messages, len(trainer.spec.parameters)))
         stage = StatesStage(self._registry, trainer, manifest)
+        if opened.only_check:
+            stage.check()
+            return pb.LoadStatesResponse().SerializeToString()
         receive_tensors(messages, pb.LoadStatesRequest, stage.place)
 
         def carry_out() -> bytes:

@@ -77,7 +77,7 @@ def save_states(
     Args:
         shards: of the cluster.
         trainer: its name.
-        numbers: of the shards, the coordinator first, which has all counts and the rate.
+        numbers: of the shards, the coordinator first, which has the rate.
         placed: where the trainer's parameters are.
         write: takes them.
     """
@@ -95,16 +95,24 @@ def save_states(
         manifests = {
             number: spool.manifest for number, spool in spools.items() if spool.manifest is not None
         }
-        first = manifests[numbers[0]]
+        counts = {
+            name: count
+            for manifest in manifests.values()
+            for name, count in manifest.num_updates.items()
+        }
         found: dict[_Place, dict[int, TensorHead]] = {}
         for number, manifest in manifests.items():
             for head, state in manifest.arrays:
                 found.setdefault((head.name, state), {})[number] = head
-        order = {name: index for index, name in enumerate(first.num_updates)}
+        order = {name: index for index, name in enumerate(placed)}
         places = sorted(found, key=lambda place: order.get(place[0], len(order)))
         heads = [_whole_head(placed[name], found[name, state]) for name, state in places]
         states = [state for _, state in places]
-        manifest = replace(first, arrays=tuple(zip(heads, states, strict=True)))
+        manifest = replace(
+            manifests[numbers[0]],
+            num_updates={name: counts[name] for name in placed if name in counts},
+            arrays=tuple(zip(heads, states, strict=True)),
+        )
         put = stack.enter_context(write(manifest))
         for (name, state), head in zip(places, heads, strict=True):
             pieces = {
@@ -171,31 +179,11 @@ def load_states(
         manifest: describes the states of whole parameters.
         arrays: gives the arrays of the manifest in their order, anew for each attempt.
     """
-    for number in numbers:
-        here = {
-            name
-            for name in manifest.num_updates
-            # Unknown names are for the server to refuse.
-            if name not in placed or number in placed[name].shards
-        }
-        # The coordinator keeps the counts of all parameters, and the rate.
-        counts = {
-            name: count
-            for name, count in manifest.num_updates.items()
-            if not number or name in here
-        }
-        chosen = [head.name in here for head, _ in manifest.arrays]
-        heads = tuple(
-            (_local_head(placed.get(head.name), head, number), state)
-            for (head, state), wanted in zip(manifest.arrays, chosen, strict=True)
-            if wanted
-        )
-        local = replace(
-            manifest,
-            learning_rate=None if number else manifest.learning_rate,
-            num_updates=counts,
-            arrays=heads,
-        )
+    offers = {number: _local(manifest, placed, number) for number in numbers}
+    for number, (local, _) in offers.items():
+        # All are asked before one of them changes anything.
+        shards.calls[number].training.load_states(trainer, local, _nothing, only_check=True)
+    for number, (local, chosen) in offers.items():
 
         def values(number: int = number, chosen: Sequence[bool] = chosen) -> Iterator[_Array]:
             for (head, _), wanted, array in zip(manifest.arrays, chosen, arrays(), strict=True):
@@ -203,6 +191,39 @@ def load_states(
                     yield _local_rows(placed.get(head.name), array, number)
 
         shards.calls[number].training.load_states(trainer, local, values)
+
+
+def _nothing() -> Iterator[_Array]:
+    return iter(())
+
+
+def _local(
+    manifest: StatesManifest, placed: Mapping[str, Placed], number: int
+) -> tuple[StatesManifest, list[bool]]:
+    """What one shard gets of states, and which of the arrays that is."""
+    here = {
+        name
+        for name in (*manifest.num_updates, *(head.name for head, _ in manifest.arrays))
+        # Unknown names are for the server to refuse.
+        if name not in placed or number in placed[name].shards
+    }
+    # The coordinator keeps the counts of all parameters, and the rate.
+    counts = {
+        name: count for name, count in manifest.num_updates.items() if not number or name in here
+    }
+    chosen = [head.name in here for head, _ in manifest.arrays]
+    heads = tuple(
+        (_local_head(placed.get(head.name), head, number), state)
+        for (head, state), wanted in zip(manifest.arrays, chosen, strict=True)
+        if wanted
+    )
+    local = replace(
+        manifest,
+        learning_rate=None if number else manifest.learning_rate,
+        num_updates=counts,
+        arrays=heads,
+    )
+    return local, chosen
 
 
 def _part(placed: Placed | None, shape: Sequence[int], number: int) -> Part | None:

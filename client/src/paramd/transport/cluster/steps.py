@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from paramd.context import Context
-from paramd.errors import ParamdError, StalledError
+from paramd.errors import ParamdError, RolledBackError, StalledError
 from paramd.spec import Selector
 from paramd.trainer_spec import StagedPart, StepOptions, StepResult
 from paramd.transport.attempts import CallCancelledError
@@ -27,6 +27,8 @@ __all__ = ["ClusterStep", "ShardPush"]
 
 # How long the coordinator's stream waits for the other shards; then the stream is made anew.
 _STAGE_SECONDS: Final = 3.0
+# Before a step is offered again.
+_AGAIN_SECONDS: Final = 0.05
 # How long a shard may take to carry out what has been committed.
 _FOLLOW_SECONDS: Final = 30.0
 # How long a bounded step that brings values waits in its stream for slower workers: what it reads
@@ -141,7 +143,8 @@ class ClusterStep:
                         len(values[shard]) == len(push.pull) for shard, push in self._pushes.items()
                     )
                     return result, values if whole else None
-                # A shard has lost its part since it was staged: all is offered again.
+                # A shard has lost its part since it was staged, or one stops: all is offered again.
+                self._shards.coordinator.attempts.sleep(_AGAIN_SECONDS)
 
     def _attempt(self, operation: Operation) -> tuple[StepResult, dict[int, Received]]:
         others = frozenset(shard for shard in self._pushes if shard)
@@ -219,6 +222,12 @@ class ClusterStep:
                 )
             else:
                 result, values = training.await_step(self._options.trainer, operation), []
+            if result.state == "committed" and shard not in meeting.parts and decided is None:
+                raise RolledBackError(
+                    f"trainer {self._options.trainer!r}: shard {shard} at "
+                    f"{self._shards.address(shard)} has carried the step out, and the coordinator "
+                    "has gone back before it: trainer.join() tells the clock to go on from"
+                )
             if result.state == "committed" or (decided is not None and result.state == "unknown"):
                 # Unknown, but committed: the shard has died since, and lost its part of the step.
                 break

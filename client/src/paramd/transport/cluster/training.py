@@ -34,6 +34,8 @@ __all__ = ["ClusterTrainingCalls"]
 
 T = TypeVar("T")
 
+# Before a step is offered again.
+_AGAIN_SECONDS: Final = 0.05
 # How long a shard may take to carry out what has been committed.
 _FOLLOW_SECONDS: Final = 30.0
 
@@ -207,6 +209,7 @@ class ClusterTrainingCalls:
                 answer = self._coordinator.update_part(options, operation, parts)
                 if not answer.stage_again:
                     break
+                self._shards.coordinator.attempts.sleep(_AGAIN_SECONDS)
             self._shards.run(
                 {
                     shard: partial(self._await_update, shard, options.trainer, operation)

@@ -1,8 +1,8 @@
 """Reads of one step over all shards.
 
-Shards carry a step out one shortly after the other, so that a reader who asks in between gets values
-of two steps. Each value says which step of its trainer it is of, so the reader sees that, and asks
-again.
+Shards carry a step out one shortly after the other, so that a reader who asks in between gets
+values of two steps. Each value says which step of its trainer it is of, so the reader sees that,
+and asks again.
 """
 
 from __future__ import annotations

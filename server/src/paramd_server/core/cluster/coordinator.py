@@ -36,6 +36,7 @@ _MAX_ANSWER: Final = 256
 _SAY_AGAIN_S: Final = 10.0
 # A shard that follows asks every second or so.
 _SILENT_S: Final = 10.0
+_ALIVE_S: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,12 @@ class Followed:
     Attributes:
         records: with their positions, in order.
         head: the position of the last record that there is.
+        ended: whether that is the last one that there will be, since the coordinator stops.
     """
 
     records: Sequence[tuple[int, Record]]
     head: int
+    ended: bool = False
 
 
 @dataclass
@@ -111,13 +114,15 @@ class _Shard:
     Attributes:
         standing: as it registered.
         position: up to where it has carried out the log, as far as it has told.
-        away: whether it has said that it stops.
+        away: whether it has said that it stops, or has been told to start again.
+        knows_end: whether it has been told that the coordinator stops.
         heard_at: when it was heard of last.
     """
 
     standing: Standing
     position: int
     away: bool = False
+    knows_end: bool = False
     heard_at: float = field(default_factory=time.monotonic)
 
 
@@ -134,6 +139,7 @@ class Coordinator:
         formed: called when the cluster has formed.
         lost: called, with the reason, when a shard goes or comes back: what it was about to do for
             a snapshot will not be done.
+        alive_s: a shard that was heard of so shortly before lets no other server take its place.
     """
 
     def __init__(
@@ -146,7 +152,9 @@ class Coordinator:
         restart: Callable[[int], None],
         formed: Callable[[], None],
         lost: Callable[[str], None],
+        alive_s: float = _ALIVE_S,
     ) -> None:
+        self._alive_s = alive_s
         self.id = cluster.id
         self.log = CommitLog(standing.position)
         self._cluster = cluster
@@ -161,6 +169,7 @@ class Coordinator:
         self._shards: dict[int, _Shard] = {}
         self._generation = 0
         self._restarting = False
+        self._refusing = False
         self._closed = False
         self._said_at = 0.0
         if cluster.num_shards == 1:
@@ -195,13 +204,18 @@ class Coordinator:
             wait_s: how long it waits at most for the others.
 
         Raises:
-            ClusterMismatchError: where it does not belong here.
+            ClusterMismatchError: where it does not belong here, or another server is that shard.
         """
-        self._check(shard, cluster)
+        with self._condition:
+            self._check(shard, cluster)
+            self._check_place(shard, standing)
         if self._generation:
             self._lost(f"shard {shard} has come back")
         with self._condition:
+            self._check_place(shard, standing)
             known = self._shards.get(shard)
+            if known is not None:
+                known.heard_at = time.monotonic()
             if self._generation and known is not None and standing == known.standing:
                 return Verdict(GO_ON, self._generation, known.position)
             if known is None or known.standing.epoch != standing.epoch:
@@ -218,6 +232,9 @@ class Coordinator:
                 self._condition.wait(left)
                 if self._generation:
                     return Verdict(GO_ON, self._generation, self._shards[shard].position)
+            if verdict.action == RESTART:
+                # As another server, which takes this one's place at once.
+                self._shards[shard].away = True
             return verdict
 
     def follow(
@@ -234,11 +251,16 @@ class Coordinator:
                 del self._shards[shard]
                 raise ClusterMismatchError(f"shard {shard} has to register again")
             known.position, known.heard_at = position, time.monotonic()
+            ended = self._closed
             if len(self._shards) == self._cluster.num_shards - 1:
                 self.log.forget(min(each.position for each in self._shards.values()))
             self._condition.notify_all()
-        self.log.wait(position, wait_s)
-        return Followed(self.log.after(position, _MAX_ANSWER), self.log.head)
+        self.log.wait(position, 0.0 if ended else wait_s)
+        with self._condition:
+            records, head = self.log.after(position, _MAX_ANSWER), self.log.head
+            known.knows_end = self._closed and not records
+            self._condition.notify_all()
+            return Followed(records, head, known.knows_end)
 
     def leave(self, shard: int, epoch: int) -> int:
         """Lets a shard go that stops. Gives the position up to which it has to carry out the log.
@@ -265,30 +287,50 @@ class Coordinator:
         with self._condition:
             if not parts:
                 return True
-            if self._closed or not self._generation:
+            if self._refusing or not self._generation:
                 return False
             return all(self._has(part) for part in parts)
 
     def append(self, record: Record) -> int:
-        """Adds to the log; gives the place."""
-        return self.log.append(record)
+        """Adds to the log, unless that has ended; gives the place. Without other shards it is 0."""
+        if self._cluster.num_shards == 1:
+            # Nobody would ever let the log forget it.
+            return 0
+        with self._condition:
+            return self.log.head if self._closed else self.log.append(record)
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing is committed any more that concerns other shards."""
+        return self._refusing
+
+    def refuse_commits(self) -> None:
+        """Holds no parts any more. What has been held before is still appended."""
+        with self._condition:
+            self._refusing = True
 
     def close(self, wait_s: float) -> bool:
-        """Commits nothing more that concerns other shards, and waits until they have all of it.
+        """Ends the log, and waits until the shards that are there have all of it, and know that.
 
         Returns:
-            Whether they have.
+            Whether they do.
         """
         deadline = time.monotonic() + wait_s
         with self._condition:
-            self._closed = True
+            self._refusing = self._closed = True
+            self.log.wake()
             while True:
-                head = self.log.head
-                behind = [each for each in self._shards.values() if each.position < head]
-                left = deadline - time.monotonic()
-                if not behind or left <= 0:
-                    return not behind
-                self._condition.wait(left)
+                now = time.monotonic()
+                left = [
+                    each
+                    for each in self._shards.values()
+                    if not (each.away and each.position >= self.log.head)
+                    and not each.knows_end
+                    and now - each.heard_at < self._alive_s
+                ]
+                if not left or now >= deadline:
+                    return not left
+                self._condition.wait(min(deadline - now, self._alive_s))
 
     def missing(self) -> list[int]:
         """The other shards that are not there now: stopping, silent, or not registered."""
@@ -324,10 +366,7 @@ class Coordinator:
                 f"shard {shard}/{cluster.num_shards} does not belong to a cluster of "
                 f"{mine.num_shards} shards"
             )
-        if not self.id:
-            # This server has lost all that it had; the others know which cluster they are.
-            self.id = cluster.id
-        if cluster.id and cluster.id != self.id:
+        if cluster.id and self.id and cluster.id != self.id:
             raise ClusterMismatchError(
                 f"shard {shard} belongs to the cluster {cluster.id!r}, but this is {self.id!r}"
             )
@@ -335,6 +374,20 @@ class Coordinator:
             raise ClusterMismatchError(
                 f"shard {shard} splits parameters of more than {cluster.split_elements} elements, "
                 f"but the coordinator those of more than {mine.split_elements} (--split-elements)"
+            )
+        if not self.id:
+            # This server has lost all that it had; the others know which cluster they are.
+            self.id = cluster.id
+
+    def _check_place(self, shard: int, standing: Standing) -> None:
+        known = self._shards.get(shard)
+        if known is None or known.away or known.standing.epoch == standing.epoch:
+            return
+        silent_s = time.monotonic() - known.heard_at
+        if silent_s < self._alive_s:
+            raise ClusterMismatchError(
+                f"another server is shard {shard}, and was heard of {silent_s:.1f} s ago: its "
+                f"place is free when it has been silent for {self._alive_s:g} s, or has stopped"
             )
 
     def _registered(self, shard: int, epoch: int) -> _Shard:
@@ -391,6 +444,9 @@ class Coordinator:
         if whole or (known is not None and known.standing.whole_steps):
             _log.warning("shard %d has lost steps that the others have", shard)
             own = Standing(0, self._generation, snapshots=self._snapshots())
+            if known is not None:
+                # Whatever comes next is another server.
+                known.away = True
             return self._go_back([own, standing], standing)
         head = self.log.head
         _log.warning(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from paramd.errors import ParamdError, TrainerNotFoundError
+from paramd.errors import TrainerNotFoundError
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.training.buffers import BufferSteps
 from paramd_server.core.training.followed import FollowedTrainer
@@ -24,7 +24,6 @@ __all__ = ["Follower"]
 
 _log = logging.getLogger(__name__)
 
-# How long a push is kept without a word from its worker before the coordinator is asked about it.
 _OLD_S: Final = 60.0
 
 
@@ -37,6 +36,8 @@ class Follower:
         buffers: steps them by their gradient buffers.
         snapshot: told of snapshots, at their place.
         position: up to where the log has been carried out.
+        old_s: how long a push is kept without a word from its worker before the coordinator is
+            asked about it.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class Follower:
         buffers: BufferSteps,
         snapshot: Callable[[SnapshotRecord | SnapshotResult], None],
         position: int = 0,
+        *,
+        old_s: float = _OLD_S,
     ) -> None:
         self.position = position
+        self._old_s = old_s
         self._trainers = trainers
         self._operations = operations
         self._buffers = buffers
@@ -63,13 +67,14 @@ class Follower:
         with self._operations.gate.shared():
             try:
                 self._step(position, record)
-            except (ParamdError, OSError):
+            except Exception:
+                # A shard that does not go on would stop all the others.
                 _log.exception("record %d could not be carried out: %.200r", position, record)
             self.position = position
 
     def old_pushes(self) -> list[tuple[str, Operation]]:
         """Pushes that have been kept for long without a word from their workers."""
-        before = time.monotonic() - _OLD_S
+        before = time.monotonic() - self._old_s
         return [
             (trainer.spec.name, operation)
             for trainer in self._followed()

@@ -27,6 +27,7 @@ class CommitLog:
         # All that follow are guarded by _condition.
         self._records: deque[Record] = deque()
         self._first = position + 1
+        self._num_wakes = 0
 
     @property
     def head(self) -> int:
@@ -64,18 +65,20 @@ class CommitLog:
             return [(self._first + index, self._records[index]) for index in range(begin, end)]
 
     def wait(self, position: int, wait_s: float) -> None:
-        """Waits until there is a record after a position, or a time is over."""
+        """Waits for a record after a position, for `wake`, or until a time is over."""
         deadline = time.monotonic() + wait_s
         with self._condition:
-            while self._head() <= position:
+            before = self._num_wakes
+            while self._head() <= position and self._num_wakes == before:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
                 self._condition.wait(left)
 
     def wake(self) -> None:
-        """Wakes those who wait, so that they look again."""
+        """Wakes those who wait, although there is no record."""
         with self._condition:
+            self._num_wakes += 1
             self._condition.notify_all()
 
     def forget(self, position: int) -> None:

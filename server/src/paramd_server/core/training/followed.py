@@ -103,6 +103,7 @@ class FollowedTrainer(TrainerState):
                 push = replace(push, gradients={})
             elif not push.options.ignore_stale_grad and not self.skips(push):
                 check_complete(self, self._world.registry, push.gradients)
+            self._forget_answered(push.operation)
             mine = [each for each in self._staged if each.identity == push.identity]
             if len(mine) >= _MAX_STAGED:
                 raise InvalidArgumentError(
@@ -111,6 +112,13 @@ class FollowedTrainer(TrainerState):
                 )
             self._staged[push.operation] = _Staged(push)
             return self._standing(push)
+
+    def _forget_answered(self, operation: Operation) -> None:
+        """Lets go of the pushes of a worker that it does not wait for any more."""
+        for other in list(self._staged):
+            mine = other.identity == operation.identity
+            if mine and other.sequence < operation.acknowledged_below:
+                del self._staged[other]
 
     def knows(self, operation: Operation) -> bool:
         """Whether a push has been decided, or waits here."""
@@ -193,7 +201,11 @@ class FollowedTrainer(TrainerState):
                 for push, committed in zip(pushes, record.pushes, strict=True)
                 if push is not None and not committed.skipped
             ]
-            self._apply(record, counted)
+            try:
+                self._apply(record, counted)
+            except Exception:
+                _log.exception("trainer %r: step %d failed here", self.spec.name, record.num_steps)
+                self.tally.num_lost_steps += 1
             self.count(record.num_steps, non_finite=any(p and p.non_finite for p in pushes))
             self.clock = record.clock
             for committed in record.pushes:
@@ -215,8 +227,8 @@ class FollowedTrainer(TrainerState):
         self.condition.notify_all()
 
     def count(self, num_steps: int, *, non_finite: bool) -> None:
-        """Counts a step, and those that came before it when this shard was not there."""
-        self.tally.num_lost_steps += max(num_steps - 1 - self.tally.num_steps, 0)
+        """Counts a step, and those before it that either this shard or the coordinator has lost."""
+        self.tally.num_lost_steps += abs(num_steps - 1 - self.tally.num_steps)
         self.tally.num_steps = num_steps
         self.tally.num_non_finite += non_finite
 

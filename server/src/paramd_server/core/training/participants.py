@@ -6,7 +6,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paramd.errors import ClockMismatchError, WorkerLostError, WorkerNotJoinedError
+from paramd.errors import (
+    ClockMismatchError,
+    RolledBackError,
+    WorkerLostError,
+    WorkerNotJoinedError,
+)
 from paramd.trainer_spec import TrainerSpec
 from paramd_server.core.training.members import Member
 
@@ -125,7 +130,7 @@ class Participants:
 
         Raises:
             WorkerNotJoinedError: where it is not there.
-            ClockMismatchError: where its clock is another one.
+            ClockMismatchError: where its clock is another one; RolledBackError where it is ahead.
         """
         participant = self._there.get(identity)
         if participant is None:
@@ -133,14 +138,18 @@ class Participants:
                 f"trainer {self._spec.name!r}: this worker has not joined it, or its lease ended: "
                 "call join() first"
             )
-        if clock != participant.clock:
-            direction = "backwards" if clock < participant.clock else "ahead"
-            raise ClockMismatchError(
-                f"trainer {self._spec.name!r}: worker {participant.member.worker} has committed "
-                f"{participant.clock} steps, but its push says {clock}: a clock that goes "
-                f"{direction}"
-            )
-        return participant
+        if clock == participant.clock:
+            return participant
+        what = (
+            f"trainer {self._spec.name!r}: worker {participant.member.worker} has committed "
+            f"{participant.clock} steps, but its push says {clock}: a clock that goes "
+        )
+        if clock < participant.clock:
+            raise ClockMismatchError(f"{what}backwards")
+        raise RolledBackError(
+            f"{what}ahead. The servers went back to a snapshot: trainer.join() tells the clock to "
+            "go on from"
+        )
 
     def document(self) -> dict[str, Any]:
         """What a snapshot keeps: plain JSON values."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from paramd.context import Context
 from paramd.errors import InvalidStreamError, StatesMismatchError
-from paramd.spec import TensorHead
+from paramd.spec import Shape, TensorHead
 from paramd.trainer_spec import StatesManifest
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.registry import Registry
@@ -44,9 +45,8 @@ def open_states(registry: Registry, trainer: TrainerState) -> Iterator[SavedStat
         with trainer.condition:
             trainer.check_there()
             updates = trainer.updates
-            counts = {**updates.counts_elsewhere, **updates.counts}
-            stepped = [name for name in trainer.spec.parameters if name in counts]
-            there = [name for name in stepped if name in updates.counts]
+            counts = updates.counts
+            there = [name for name in trainer.spec.parameters if name in counts]
             with registry.hold(there) as parameters:
                 for parameter in parameters:
                     states = next(iter(updates.states_of(parameter.name).values()), {})
@@ -58,7 +58,7 @@ def open_states(registry: Registry, trainer: TrainerState) -> Iterator[SavedStat
             manifest = StatesManifest(
                 optimizer=trainer.spec.optimizer,
                 learning_rate=trainer.learning_rate,
-                num_updates={name: counts[name] for name in stepped},
+                num_updates={name: counts[name] for name in there},
                 arrays=tuple(heads),
             )
         yield SavedStates(manifest, tuple(arrays))
@@ -129,6 +129,24 @@ class StatesStage:
         self._buffers.append(devices.stage(head.shape, head.dtype))
         return [devices.staged_array(self._buffers[-1])]
 
+    def check(self) -> None:
+        """Checks the manifest against the parameters; the arrays need not have come.
+
+        Raises:
+            What `commit` does; nothing is changed in any case.
+        """
+        given: dict[str, dict[str, Shape]] = {name: {} for name in self._manifest.num_updates}
+        for head, state in self._manifest.arrays:
+            given[head.name][state] = head.shape
+        trainer = self._trainer
+        here = [name for name in given if name not in trainer.elsewhere]
+        with trainer.condition, self._registry.hold(here) as parameters:
+            trainer.check_there()
+            for parameter in parameters:
+                states, _ = self._prepare_states(parameter)
+                for each in states.values():
+                    _check_shapes(parameter, each, given[parameter.name])
+
     def commit(self) -> None:
         """Replaces the trainer's states, or nothing when it raises.
 
@@ -158,13 +176,17 @@ class StatesStage:
             trainer.learning_rate = self._manifest.learning_rate
             trainer.condition.notify_all()
 
-    def _prepare(self, parameter: StoredParameter, given: Mapping[str, HostArray]) -> Action:
+    def _prepare_states(self, parameter: StoredParameter) -> tuple[dict[Context, States], Action]:
+        """New states of a locked parameter, to be filled, and what puts them into use."""
         parameter.check_initialized()
         each_copy = self._trainer.spec.update_each_copy
         contexts = list(parameter.copies)[: None if each_copy else 1]
-        states, put = self._trainer.updates.prepare_load(
+        return self._trainer.updates.prepare_load(
             parameter, self._manifest.num_updates[parameter.name], contexts
         )
+
+    def _prepare(self, parameter: StoredParameter, given: Mapping[str, HostArray]) -> Action:
+        states, put = self._prepare_states(parameter)
         fills = [_prepare_fill(parameter, each, given) for each in states.values()]
 
         def commit() -> None:
@@ -175,16 +197,19 @@ class StatesStage:
         return commit
 
 
+def _check_shapes(parameter: StoredParameter, states: States, given: Mapping[str, Shape]) -> None:
+    expected = {name: buffer.shape for name, buffer in states.items()}
+    if expected != given:
+        raise StatesMismatchError(
+            f"Parameter '{parameter.name}': expected the states {expected}, but got {given}",
+            parameter=parameter.name,
+        )
+
+
 def _prepare_fill(
     parameter: StoredParameter, states: States, given: Mapping[str, HostArray]
 ) -> Action:
-    expected = {name: buffer.shape for name, buffer in states.items()}
-    got = {name: array.shape for name, array in given.items()}
-    if expected != got:
-        raise StatesMismatchError(
-            f"Parameter '{parameter.name}': expected the states {expected}, but got {got}",
-            parameter=parameter.name,
-        )
+    _check_shapes(parameter, states, {name: array.shape for name, array in given.items()})
 
     def fill() -> None:
         for name, buffer in states.items():
