@@ -55,6 +55,7 @@ class StateKeeper:
     ) -> None:
         self._restore = config.restore
         self._cluster_id = config.cluster_id
+        self._alone = config.num_shards == 1
         self._sections = tuple(sections)
 
         def capture_all(
@@ -76,8 +77,7 @@ class StateKeeper:
                 split_elements=config.split_elements,
             )
             self.saver = PartSaver(capture_all, self.store)
-            if config.num_shards > 1:
-                self._stopped = StoppedState(config.snapshot_dir, config.shard, config.num_shards)
+            self._stopped = StoppedState(config.snapshot_dir, config.shard, config.num_shards)
             if orders is None:
                 orders = OneServer(self.saver)
         self.snapshots = Snapshots(
@@ -145,9 +145,10 @@ class StateKeeper:
         self.origin = origin
 
     def forget_stopped(self) -> None:
-        """Removes the state in which this shard stopped: from now on it is another one."""
+        """Removes the states in which shards stopped: from now on they are others."""
         if self._stopped is not None:
             self._stopped.remove()
+            self._stopped.remove_others()
 
     def leave(self) -> None:
         """Leaves the directory without saving anything."""
@@ -174,7 +175,7 @@ class StateKeeper:
         if self.store is None or self.saver is None:
             return
         try:
-            if self._stopped is None:
+            if self._alone or self._stopped is None:
                 self._save_alone(self.store, self.saver)
             elif origin.generation:
                 with self.saver.state_now() as sections:

@@ -127,15 +127,12 @@ class StoppedState:
 
     def remove(self) -> None:
         """Removes it. Idempotent."""
-        if not self._path.exists():
-            return
-        try:
-            # Without its marker what a crash leaves of it is not taken up.
-            (self._path / _MARKER).unlink(missing_ok=True)
-            sync(self._path)
-            shutil.rmtree(self._path)
-        except OSError as err:
-            _log.warning("%s cannot be removed: %s", self._path, err)
+        _remove(self._path)
+
+    def remove_others(self) -> None:
+        """Removes those of clusters with another number of shards: this one has gone on without."""
+        for path in self.of_others():
+            _remove(path)
 
     def _document(self) -> dict[str, Any] | None:
         path = self._path / _MARKER
@@ -148,3 +145,18 @@ class StoppedState:
         if document.get("format") != _FORMAT:
             raise SnapshotError(f"{path}: format {document.get('format')!r} is not known")
         return document
+
+
+def _remove(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        # Without its marker what a crash leaves of it is not taken up.
+        (path / _MARKER).unlink(missing_ok=True)
+        sync(path)
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        # Another shard that shares the directory has removed it at the same time.
+        return
+    except OSError as err:
+        _log.warning("%s cannot be removed: %s", path, err)
