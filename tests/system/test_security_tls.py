@@ -291,7 +291,9 @@ def test_tokens_are_replaced_while_server_and_session_go_on(tmp_path: Path) -> N
 def test_certificates_are_replaced_while_server_and_session_go_on(tmp_path: Path) -> None:
     keys = make_keys(tmp_path)
     with (
-        serve(tmp_path, *keys.serving(client_ca="ca")) as server,
+        serve(
+            tmp_path, *keys.serving(client_ca="ca"), listen=("127.0.0.1:0", "127.0.0.1:0")
+        ) as server,
         paramd.connect(server.address, timeout=60, tls=keys.tls("client")) as session,
     ):
         shutil.copy(keys.key("stranger_server"), keys.key("server"))
@@ -303,11 +305,14 @@ def test_certificates_are_replaced_while_server_and_session_go_on(tmp_path: Path
         old = keys.tls("client", ca="before")
         keys.cert("ca").write_bytes(authority.pair.certificate)
         wait_until(lambda: "new connections get it" in server.log, "the new ones are taken")
-        refused(server.address, "is not accepted", tls=old)
+        # On every port.
+        for address in server.addresses:
+            refused(address, "is not accepted", tls=old)
         # The connection that was there stays.
         assert session.status().num_parameters == 0
         write_pair(keys, "client", authority.issue("client"))
-        paramd.connect(server.address, tls=keys.tls("client")).close()
+        for address in server.addresses:
+            paramd.connect(address, tls=keys.tls("client")).close()
 
 
 def test_a_session_takes_up_certificates_that_have_been_replaced(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import stat
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,16 +163,24 @@ class Certificates:
         self._key = key
         self._client_ca = client_ca
         self._stamps = self._look()
-        self._lock = threading.Lock()
-        self._new: grpc.ServerCertificateConfiguration | None = None  # guarded by _lock
         self._current = self._load()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For the ports of a server; new certificates count from the next connection on."""
+        """For one port of a server; new certificates count from the next connection on."""
+        first = known = self._current
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC asks before each handshake, of each port by itself.
+            nonlocal known
+            if known is self._current:
+                return None
+            known = self._current
+            return known
+
         return grpc.dynamic_ssl_server_credentials(
-            self._current,
+            first,
             # None keeps what there is, which the types do not say.
-            self._take_new,  # type: ignore[arg-type]
+            renewed,  # type: ignore[arg-type]
             require_client_authentication=self._client_ca is not None,
         )
 
@@ -184,19 +191,11 @@ class Certificates:
             return
         self._stamps = stamps
         try:
-            new = self._load()
+            self._current = self._load()
         except (OSError, ValueError) as err:
             _log.error("the certificates stay as they were: %s", err)
             return
-        with self._lock:
-            self._new = new
         _log.info("%s or what belongs to it has changed: new connections get it", self._cert)
-
-    def _take_new(self) -> grpc.ServerCertificateConfiguration | None:
-        # gRPC asks before each handshake.
-        with self._lock:
-            new, self._new = self._new, None
-        return new
 
     def _look(self) -> tuple[object, ...]:
         return tuple(_stamp(path) for path in self._paths())
