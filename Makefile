@@ -74,7 +74,7 @@ lock: $(LOCKER) ## write the lock files again from requirements/*.in (UPGRADE=--
 conformance: $(DEV) $(ORACLE) ## compare with MXNet 1.9.1, in an environment of its own
 	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS) tests
 
-bench: $(DEV) ## measure pulls and pushes beside a raw gRPC floor, steps beside pushes, updates beside copies
+bench: $(DEV) ## measure pulls, pushes, steps and updates beside their floors, 1 to 4 shards, and snapshots
 	$(BIN)/python -m benchmarks
 
 wheels: $(DEV) ## build both wheels and try them in a clean environment

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"paramd": ROOT / "client" / "src", "paramd_server": ROOT / "server" / "src"}
-INTEGRATIONS = {"paramd.torch": "torch", "paramd.jax": "jax"}
-FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "tensorflow", "mxnet")
+INTEGRATIONS = {"paramd.torch": "torch", "paramd.jax": "jax", "paramd_server.ray": "ray"}
+FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "tensorflow", "mxnet", "ray")
 CUPY = ("cupy", "cupyx", "cupy_backends")
 GENERATED = "paramd.v1"
 CLIENT_DEPENDENCIES = {"click", "google", "grpc", "ml_dtypes", "numpy"}
@@ -109,18 +109,30 @@ def _never(within: str, *forbidden: str) -> Callable[[Sequence[Module]], list[st
     ]
 
 
+def _framework_of(module: Module) -> str:
+    """What the integration is for that a module is, or belongs to; '' for any other module."""
+    found = (framework for name, framework in INTEGRATIONS.items() if module.within(name))
+    return next(found, "")
+
+
 def _frameworks_only_in_their_integration(modules: Sequence[Module]) -> list[str]:
     return [
         text
         for module in modules
         for framework in FRAMEWORKS
-        if INTEGRATIONS.get(module.name) != framework
+        if _framework_of(module) != framework
         for text in module.importing(framework)
     ]
 
 
 def _nothing_imports_an_integration(modules: Sequence[Module]) -> list[str]:
-    return [text for module in modules for text in module.importing(*INTEGRATIONS)]
+    return [
+        text
+        for module in modules
+        for integration in INTEGRATIONS
+        if not module.within(integration)
+        for text in module.importing(integration)
+    ]
 
 
 def _cupy_in_one_file_of_arrays(modules: Sequence[Module]) -> list[str]:
@@ -162,7 +174,7 @@ def _undeclared_dependencies(modules: Sequence[Module]) -> list[str]:
         server = module.within("paramd_server")
         declared = SERVER_DEPENDENCIES if server else CLIENT_DEPENDENCIES
         declared = declared | {"paramd", "paramd_server"} | sys.stdlib_module_names
-        declared = declared | {INTEGRATIONS.get(module.name, "paramd")}
+        declared = declared | {_framework_of(module)}
         tops = {imported.partition(".")[0] for imported in module.imports}
         found += [f"{module.name} imports {top}" for top in sorted(tops - declared)]
     return found
@@ -189,8 +201,13 @@ RULES = [
             {"paramd.ndarray": "import torch"},
             {"paramd.torch": "from jax import numpy"},
             {"paramd_server.core.trainer": "try:\n    import torch.optim\nfinally: pass"},
+            {"paramd_server.supervisor": "import ray"},
         ),
-        kept_by={"paramd.torch": "import torch.nn", "paramd.jax": "from jax import numpy"},
+        kept_by={
+            "paramd.torch": "import torch.nn",
+            "paramd.jax": "from jax import numpy",
+            "paramd_server.ray.cluster": "from ray.util import placement_group",
+        },
     ),
     Rule(
         name="nothing imports an integration",
@@ -199,8 +216,12 @@ RULES = [
             {"paramd.session": "from paramd import torch"},
             {"paramd.session": "from . import jax"},
             {"paramd_server.app": "import paramd.torch"},
+            {"paramd_server.__main__": "from paramd_server.ray.plan import ShardPlan"},
         ),
-        kept_by={"paramd.session": "from paramd import trainer"},
+        kept_by={
+            "paramd.session": "from paramd import trainer",
+            "paramd_server.ray": "from paramd_server.ray.plan import ShardPlan",
+        },
     ),
     Rule(
         name="core imports no grpc and no generated message",

@@ -25,6 +25,7 @@ from paramd.transport.embedded import EmbeddedServer
 from paramd.transport.membership import Membership
 from paramd.transport.opening import Servers
 from paramd.transport.snapshots import Snapshot
+from paramd.transport.whereabouts import Resolve
 
 if TYPE_CHECKING:
     from paramd.parameter_dict import ParameterDict
@@ -69,6 +70,7 @@ class Session:
         token: str | os.PathLike[str] | None = None,
         insecure: bool | None = None,
         num_shards: int | None = None,
+        resolve: Resolve | None = None,
     ) -> None:
         self.target = target
         self._options: dict[str, Any] = {
@@ -79,6 +81,7 @@ class Session:
             "lease": _seconds("lease", lease),
             "tls": _check_tls(target, tls),
             "insecure": insecure,
+            "resolve": _check_resolve(target, resolve),
         }
         # A token that was given as text goes nowhere else; the path of a file may be pickled.
         self._holds_token = isinstance(token, str) and token != ""
@@ -122,7 +125,7 @@ class Session:
             credentials=self._credentials,
         )
         if self._embedded is None:
-            return Servers(addresses_of(self.target), options)
+            return Servers(addresses_of(self.target), options, resolve=self._options["resolve"])
         return Servers(self._embedded.targets, options, end_of_server=self._embedded.end_of_server)
 
     @property
@@ -382,6 +385,7 @@ def connect(
     token: str | os.PathLike[str] | None = None,
     insecure: bool | None = None,
     num_shards: int | None = None,
+    resolve: Resolve | None = None,
 ) -> Session:
     """Opens a session with a server, or with all shards of a cluster.
 
@@ -411,6 +415,9 @@ def connect(
         insecure: whether the token may be sent without TLS beyond this machine. None:
             `PARAMD_INSECURE`, else no.
         num_shards: of an embedded server: so many processes that share the parameters; None is 1.
+        resolve: called when a server cannot be reached, to learn whether it has moved: gives the
+            addresses of all servers in their order, '' for one that is nowhere at the moment.
+            None: addresses stay what they are (host names are looked up anew in any case).
 
     Raises:
         ValueError: where no target is given, or an argument is wrong.
@@ -443,6 +450,7 @@ def connect(
         token=token,
         insecure=insecure,
         num_shards=num_shards,
+        resolve=resolve,
     )
 
 
@@ -499,6 +507,12 @@ def _check_tls(
     if tls and (target == LOCAL or target.startswith("unix:")):
         raise ValueError(f"tls: only TCP addresses have TLS; target is {target!r}")
     return tls
+
+
+def _check_resolve(target: str, resolve: Resolve | None) -> Resolve | None:
+    if resolve is not None and target == LOCAL:
+        raise ValueError("resolve: an embedded server ('local') does not move")
+    return resolve
 
 
 def _check_workers(num_workers: int) -> int:

@@ -176,8 +176,13 @@ class Stepper:
         if not self._spec.distributed:
             return 0
         if self.clock is None:
-            if not self._session.joined:
-                self._session.join()
+            if self._session.joined:
+                try:
+                    return self.join()
+                except WorkerNotJoinedError:
+                    # The servers have begun anew since, and this worker expects nothing of them.
+                    pass
+            self._session.join()
             return self.join()
         return self.clock
 

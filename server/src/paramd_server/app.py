@@ -83,7 +83,7 @@ _CONTROL: Final = (
     *("Declare", "List", "SetAttributes", "ZeroGrad", "Delete"),
     *("Hello", "GetStatus", "Join", "Heartbeat", "Leave"),
     *("DeclareTrainer", "ListTrainers", "DeleteTrainer", "JoinTrainer", "LeaveTrainer"),
-    *("SetLearningRate", "SaveSnapshot", "ListSnapshots"),
+    *("SetLearningRate", "HoldSteps", "SaveSnapshot", "ListSnapshots"),
 )
 _WAITING: Final = ("Once", "Barrier", "AwaitStep", "AwaitSnapshot")
 
@@ -329,6 +329,7 @@ class Server:
                 registry,
                 trainers,
                 members,
+                self._role,
                 operations,
                 waiting=WaitingSlots(max(1, self._config.num_threads // 4)),
                 polls=polls,

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, Final
 
 from paramd_server.core.part_saving import PartSaver
 from paramd_server.core.snapshot import SnapshotError, SnapshotName, SnapshotOrigin
@@ -18,6 +18,9 @@ from paramd_server.shard_role import ShardRole
 __all__ = ["ClusterOrders", "FollowedSnapshots"]
 
 _log = logging.getLogger(__name__)
+
+# How long shards may take to make a snapshot whole whose parts are all written.
+_FINISH_S: Final = 60.0
 
 
 class ClusterOrders:
@@ -55,6 +58,11 @@ class ClusterOrders:
         assert self.saver is not None
         self.saver.finish(name, manifest, kept)
         self._tell(SnapshotResult(name.number, name.directory, manifest, tuple(kept)))
+        coordinator = self._role.coordinator
+        # Whoever is told that it is saved may rely on every shard having it.
+        lacking = "" if coordinator is None else coordinator.await_finished(name.number, _FINISH_S)
+        if lacking:
+            raise SnapshotError(lacking)
 
     def discard(self, name: SnapshotName) -> None:
         """See SnapshotOrders."""
@@ -105,16 +113,21 @@ class FollowedSnapshots:
         name = SnapshotName(record.number, record.directory)
         if self.saver is None:
             return
+        error = ""
         try:
             if record.manifest:
                 self.saver.finish(name, record.manifest, record.kept)
                 _log.info("saved snapshot %s", name)
             else:
                 self.saver.discard(name)
+                return
         except SnapshotError as err:
+            error = str(err)
             _log.error("snapshot %s: %s", name, err)
-        except Exception:
+        except Exception as err:
+            error = f"{type(err).__name__}: {err}"
             _log.exception("snapshot %s failed in a way that it should not", name)
+        self._role.report(name.number, name.directory, b"", error)
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -195,6 +195,15 @@ class ShardRole:
         """See Commits."""
         return 0 if self._coordinator is None else self._coordinator.append(record)
 
+    def hold_steps(self) -> float:
+        """See Commits."""
+        return 0.0 if self._coordinator is None else self._coordinator.hold_steps()
+
+    def release_steps(self) -> None:
+        """See Commits."""
+        if self._coordinator is not None:
+            self._coordinator.release_steps()
+
     def _note_formed(self, cluster_id: str, generation: int) -> None:
         self._formed = (cluster_id, generation)
         self._serve()

@@ -206,6 +206,21 @@ class RenewableChannel:
                 self._channel = Channel(self._target, self._secrets)
             return self._channel.method(name)
 
+    def move(self, target: str) -> None:
+        """Goes to another address from the next call on.
+
+        Args:
+            target: as `grpc_target` gives it.
+        """
+        with self._lock:
+            if target == self._target:
+                return
+            self._target, self._examiner = target, Examiner(target)
+            self.served = False
+            if self._channel is not None:
+                self._retired.append(self._channel)
+            self._channel = None
+
     def renewed_after(self, failure: ParamdError, used: Secrets | None, seconds: float) -> bool:
         """Whether the secrets have been replaced since a call failed because of them.
 

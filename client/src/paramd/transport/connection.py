@@ -90,6 +90,8 @@ class Connection:
             when it cannot be reached.
         check: raises where a server that answers the handshake is not the one that is meant.
         operations: of the session, where it has several connections.
+        locate: gives the address of the server; asked when it cannot be reached. None: that of the
+            target for ever.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class Connection:
         end_of_server: Callable[[], str | None] = lambda: None,
         check: Callable[[session_service_pb2.HelloResponse], None] = lambda _answer: None,
         operations: ProcessOperations | None = None,
+        locate: Callable[[], str] | None = None,
     ) -> None:
         self.target = target
         self.options = options
         self._grpc_target = grpc_target(target)
         self._credentials = options.credentials.over(target)
         self._end_of_server = end_of_server
+        self._locate = locate
         self._check = check
         self._operations = operations or ProcessOperations()
         self._unusable = ""
@@ -265,8 +269,19 @@ class Connection:
             if not is_retried(failure):
                 raise failure from None
             self._greeted = None
+            self._follow_server()
             backoff.got_to(attempt.moved)
             self._pause_after(failure, backoff, method, limit)
+
+    def _follow_server(self) -> None:
+        """Turns to where the server is now, if it has moved."""
+        if self._locate is None:
+            return
+        target = self._locate()
+        if target != self.target:
+            moved, credentials = grpc_target(target), self.options.credentials.over(target)
+            self._channel.move(moved)
+            self.target, self._grpc_target, self._credentials = target, moved, credentials
 
     def _pause_after(
         self, failure: ParamdError, backoff: Backoff, method: str, limit: float

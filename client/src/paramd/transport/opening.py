@@ -12,6 +12,7 @@ from paramd.transport.cluster.shards import Shards
 from paramd.transport.connection import Connection, ConnectionOptions
 from paramd.transport.operations import ProcessOperations
 from paramd.transport.protocols import SessionCalls
+from paramd.transport.whereabouts import Resolve, Whereabouts
 
 __all__ = ["Servers"]
 
@@ -23,6 +24,7 @@ class Servers:
         addresses: one, or all shards in their order.
         options: of each connection.
         end_of_server: why they are gone for good, or None if that is not known.
+        resolve: gives the addresses anew when a server cannot be reached; None: they never change.
 
     Attributes:
         calls: the session's.
@@ -38,12 +40,18 @@ class Servers:
         options: ConnectionOptions,
         *,
         end_of_server: Callable[[], str | None] = lambda: None,
+        resolve: Resolve | None = None,
     ) -> None:
+        whereabouts = Whereabouts(addresses, resolve)
         self._shards: Shards | None = None
         if len(addresses) == 1:
             check = partial(check_single, addresses[0])
             self.coordinator = Connection(
-                addresses[0], options, end_of_server=end_of_server, check=check
+                addresses[0],
+                options,
+                end_of_server=end_of_server,
+                check=check,
+                locate=partial(whereabouts.of, 0),
             )
             self._connections: tuple[Connection, ...] = (self.coordinator,)
             self.calls: SessionCalls = Calls(self.coordinator)
@@ -57,6 +65,7 @@ class Servers:
                 end_of_server=end_of_server,
                 check=handshakes.check(shard),
                 operations=operations,
+                locate=partial(whereabouts.of, shard),
             )
             for shard, address in enumerate(addresses)
         )

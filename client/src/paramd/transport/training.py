@@ -166,6 +166,17 @@ class TrainingCalls:
                 self._connection.attempts.sleep(pause)
         return result
 
+    def hold_steps(self) -> float:
+        """Has the coordinator commit nothing for so many seconds; 0 where that cannot be now."""
+        request = pb.HoldStepsRequest()
+        answer = self._connection.unary("HoldSteps", request, pb.HoldStepsResponse)
+        return answer.held_ms / 1000
+
+    def release_steps(self) -> None:
+        """Ends what `hold_steps` began."""
+        request = pb.HoldStepsRequest(release=True)
+        self._connection.unary("HoldSteps", request, pb.HoldStepsResponse)
+
     def update(self, options: StepOptions) -> bool:
         """Steps by what the gradient buffers hold; gives whether the step was skipped."""
         with self._connection.operations.begin() as operation:

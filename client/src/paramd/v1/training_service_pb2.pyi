@@ -209,6 +209,18 @@ class AwaitStepResponse(_message.Message):
     result: StepResult
     def __init__(self, result: _Optional[_Union[StepResult, _Mapping]] = ...) -> None: ...
 
+class HoldStepsRequest(_message.Message):
+    __slots__ = ("release",)
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    release: bool
+    def __init__(self, release: bool = ...) -> None: ...
+
+class HoldStepsResponse(_message.Message):
+    __slots__ = ("held_ms",)
+    HELD_MS_FIELD_NUMBER: _ClassVar[int]
+    held_ms: int
+    def __init__(self, held_ms: _Optional[int] = ...) -> None: ...
+
 class UpdateRequest(_message.Message):
     __slots__ = ("operation", "trainer", "batch_size", "learning_rate", "ignore_stale_grad", "zero_grad", "reduced", "parts")
     OPERATION_FIELD_NUMBER: _ClassVar[int]

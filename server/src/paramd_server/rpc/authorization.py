@@ -58,6 +58,7 @@ RIGHTS: Final = MappingProxyType(
         "/paramd.v1.TrainingService/SetLearningRate": _TRAIN,
         "/paramd.v1.TrainingService/Step": _TRAIN,
         "/paramd.v1.TrainingService/AwaitStep": _TRAIN,
+        "/paramd.v1.TrainingService/HoldSteps": _READ,
         "/paramd.v1.TrainingService/Update": _TRAIN,
         "/paramd.v1.TrainingService/AllreduceGrads": _TRAIN,
         "/paramd.v1.TrainingService/SaveStates": _READ,

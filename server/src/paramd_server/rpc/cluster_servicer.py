@@ -103,8 +103,15 @@ class ClusterServicer:
         self, request: pb.ReportPartRequest, _context: grpc.ServicerContext
     ) -> pb.ReportPartResponse:
         """Takes what a shard tells of its part of a snapshot."""
-        self._find().check_registered(request.shard, request.epoch)
-        self._report(request.shard, request.number, request.directory, request.part, request.error)
+        coordinator = self._find()
+        coordinator.check_registered(request.shard, request.epoch)
+        if not request.part:
+            # Of a part that is written: the snapshot is whole there, or it could not be made so.
+            coordinator.note_finished(request.shard, request.epoch, request.number, request.error)
+        if request.part or request.error:
+            self._report(
+                request.shard, request.number, request.directory, request.part, request.error
+            )
         return pb.ReportPartResponse()
 
     def _find(self) -> Coordinator:

@@ -37,6 +37,7 @@ from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.gradients import StepStage
 from paramd_server.core.training.members import Members
 from paramd_server.core.training.pushes import Answers, Push
+from paramd_server.core.training.records import Commits
 from paramd_server.core.training.states import StatesStage, open_states
 from paramd_server.core.training.trainer import PartLostError, StoredTrainer
 from paramd_server.core.training.trainers import Trainers
@@ -82,6 +83,7 @@ class TrainingServicer:
         registry: the parameters.
         trainers: the trainers.
         members: the workers of the cluster.
+        commits: where the steps of several shards go.
         operations: what makes repeated calls safe.
         waiting: how many calls may wait at a time on the threads that serve values.
         polls: how many may wait on the threads of calls that only wait.
@@ -92,6 +94,7 @@ class TrainingServicer:
         registry: Registry,
         trainers: Trainers,
         members: Members,
+        commits: Commits,
         operations: OperationWindow,
         *,
         waiting: WaitingSlots,
@@ -100,6 +103,7 @@ class TrainingServicer:
         self._registry = registry
         self._trainers = trainers
         self._members = members
+        self._commits = commits
         self._operations = operations
         self._buffers = BufferSteps(registry)
         self._waiting = waiting
@@ -245,6 +249,15 @@ class TrainingServicer:
         with self._polls.take(request.wait_ms) as wait_s:
             result = trainer.wait(operation, wait_s)
         return pb.AwaitStepResponse(result=step_result_to_wire(result))
+
+    def HoldSteps(
+        self, request: pb.HoldStepsRequest, _context: grpc.ServicerContext
+    ) -> pb.HoldStepsResponse:
+        """Has the coordinator commit nothing for a moment."""
+        if request.release:
+            self._commits.release_steps()
+            return pb.HoldStepsResponse()
+        return pb.HoldStepsResponse(held_ms=int(self._commits.hold_steps() * 1000))
 
     def Update(self, request: pb.UpdateRequest, _context: grpc.ServicerContext) -> bytes:
         """Steps by what the gradient buffers hold."""

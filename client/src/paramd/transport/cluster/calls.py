@@ -215,7 +215,10 @@ class ClusterCalls:
         def call(placed: Mapping[str, Placed]) -> Received:
             plan = plan_reads(placed, selectors, out, gradient=gradient)
             return plan.merge(
-                whole_step(lambda: self._shards.run(self._reads(plan, method, current_context)))
+                whole_step(
+                    lambda: self._shards.run(self._reads(plan, method, current_context)),
+                    self._shards.calls[0].training,
+                )
             )
 
         return self._catalogue.again([selector.name for selector in selectors], call)

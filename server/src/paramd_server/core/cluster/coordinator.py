@@ -36,6 +36,8 @@ _MAX_ANSWER: Final = 256
 _SAY_AGAIN_S: Final = 10.0
 # A shard that follows asks every second or so.
 _SILENT_S: Final = 10.0
+# How long a reader may hold commits up, a quarter of the time at most.
+_HOLD_S: Final = 0.25
 _ALIVE_S: Final = 3.0
 
 
@@ -116,6 +118,7 @@ class _Shard:
         position: up to where it has carried out the log, as far as it has told.
         away: whether it has said that it stops, or has been told to start again.
         knows_end: whether it has been told that the coordinator stops.
+        finished: the snapshot that it has made whole last, and why it could not, or ''.
         heard_at: when it was heard of last.
     """
 
@@ -123,6 +126,7 @@ class _Shard:
     position: int
     away: bool = False
     knows_end: bool = False
+    finished: tuple[int, str] = (0, "")
     heard_at: float = field(default_factory=time.monotonic)
 
 
@@ -171,6 +175,8 @@ class Coordinator:
         self._restarting = False
         self._refusing = False
         self._closed = False
+        # Nothing is committed before (monotonic seconds).
+        self._held_until = float("-inf")
         self._said_at = 0.0
         if cluster.num_shards == 1:
             with self._condition:
@@ -280,6 +286,40 @@ class Coordinator:
         with self._condition:
             self._registered(shard, epoch)
 
+    # Snapshots
+
+    def note_finished(self, shard: int, epoch: int, number: int, error: str) -> None:
+        """Notes that a shard has made a snapshot whole, or why it could not.
+
+        Raises:
+            ClusterMismatchError: where a server is not that shard.
+        """
+        with self._condition:
+            self._registered(shard, epoch).finished = (number, error)
+            self._condition.notify_all()
+
+    def await_finished(self, number: int, wait_s: float) -> str:
+        """Waits until every other shard has made a snapshot whole. Gives why one has not, or ''."""
+        deadline = time.monotonic() + wait_s
+        with self._condition:
+            epochs = {each: known.standing.epoch for each, known in self._shards.items()}
+            for shard in range(1, self._cluster.num_shards):
+                while True:
+                    known = self._shards.get(shard)
+                    if known is None or known.standing.epoch != epochs.get(shard):
+                        return f"shard {shard} has gone before it said that it has it, too"
+                    if known.finished[0] == number:
+                        if known.finished[1]:
+                            return f"shard {shard}: {known.finished[1]}"
+                        break
+                    now = time.monotonic()
+                    if self._closed or known.away or now - known.heard_at > _SILENT_S:
+                        return f"shard {shard} has not said that it has it, too"
+                    if now >= deadline:
+                        return f"shard {shard} has not made it whole within {wait_s:g} s"
+                    self._condition.wait(min(deadline - now, 1.0))
+        return ""
+
     # Commits
 
     def hold(self, parts: tuple[StagedPart, ...]) -> bool:
@@ -287,9 +327,30 @@ class Coordinator:
         with self._condition:
             if not parts:
                 return True
+            # For a reader, for a moment.
+            while (left := self._held_until - time.monotonic()) > 0 and not self._refusing:
+                self._condition.wait(left)
             if self._refusing or not self._generation:
                 return False
             return all(self._has(part) for part in parts)
+
+    def hold_steps(self) -> float:
+        """Lets nothing be committed that concerns several shards for a moment.
+
+        Returns:
+            For how many seconds from now on; 0 where it was granted to somebody just before.
+        """
+        now = time.monotonic()
+        with self._condition:
+            if now >= self._held_until + 3 * _HOLD_S:
+                self._held_until = now + _HOLD_S
+            return max(self._held_until - now, 0.0)
+
+    def release_steps(self) -> None:
+        """Ends what `hold_steps` began."""
+        with self._condition:
+            self._held_until = min(self._held_until, time.monotonic())
+            self._condition.notify_all()
 
     def append(self, record: Record) -> int:
         """Adds to the log, unless that has ended; gives the place. Without other shards it is 0."""
@@ -383,11 +444,10 @@ class Coordinator:
         known = self._shards.get(shard)
         if known is None or known.away or known.standing.epoch == standing.epoch:
             return
-        silent_s = time.monotonic() - known.heard_at
-        if silent_s < self._alive_s:
+        if time.monotonic() - known.heard_at < self._alive_s:
             raise ClusterMismatchError(
-                f"another server is shard {shard}, and was heard of {silent_s:.1f} s ago: its "
-                f"place is free when it has been silent for {self._alive_s:g} s, or has stopped"
+                f"another server is shard {shard}: its place is free when it has stopped, or has "
+                f"been silent for {self._alive_s:g} s"
             )
 
     def _registered(self, shard: int, epoch: int) -> _Shard:
@@ -435,6 +495,8 @@ class Coordinator:
 
     def _come_back(self, shard: int, standing: Standing) -> Verdict:
         """Takes in a shard of a cluster that has formed: one that has been away, or has died."""
+        if self._restarting:
+            return Verdict(WAIT)
         known = self._shards.get(shard)
         same = standing.generation == self._generation and self.log.reaches(standing.position)
         if same:

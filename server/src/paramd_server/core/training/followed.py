@@ -75,6 +75,7 @@ class FollowedTrainer(TrainerState):
             self.clock = int(document["clock"])
             self.tally = Tally(**document["tally"])
             self.place(**document["placement"])
+            self.mark_restored(self._world.registry)
 
     def delete(self) -> None:
         """Marks it as gone, and wakes those who wait in it."""

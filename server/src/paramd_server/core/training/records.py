@@ -124,6 +124,12 @@ class Commits(Protocol):
     def append(self, record: StepRecord | UpdateRecord) -> int:
         """Tells the other shards; gives the record's place in the log."""
 
+    def hold_steps(self) -> float:
+        """Lets nothing be committed that concerns several shards, for so many seconds."""
+
+    def release_steps(self) -> None:
+        """Ends what `hold_steps` began."""
+
 
 class Alone:
     """The commits of a server without other shards: nobody else needs to know."""
@@ -135,3 +141,10 @@ class Alone:
     def append(self, record: StepRecord | UpdateRecord) -> int:
         """See Commits."""
         return 0
+
+    def hold_steps(self) -> float:
+        """See Commits."""
+        return 0.0
+
+    def release_steps(self) -> None:
+        """Nothing was held."""

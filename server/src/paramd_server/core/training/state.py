@@ -215,6 +215,12 @@ class TrainerState:
             for parameter in parameters:
                 parameter.step = (self._mark, num_steps)
 
+    def mark_restored(self, registry: Registry) -> None:
+        """Notes on its parameters which step they are of, as far as they are there."""
+        there = set(registry.names())
+        with registry.hold([name for name in self.local_parameters if name in there]) as held:
+            self.mark(held, self.tally.num_steps)
+
     def skips(self, push: Push) -> bool:
         """Whether a push is left out because a gradient is NaN or infinite."""
         return self.spec.non_finite == "skip" and bool(self.non_finite(push))

@@ -134,6 +134,7 @@ class StoredTrainer(TrainerState):
             counts = document.get("counts_elsewhere", {})
             self.updates.set_counts_elsewhere({name: int(counts[name]) for name in counts})
             self.place(**document.get("placement", _NOWHERE_ELSE))
+            self.mark_restored(self._world.registry)
             self._participants.restore(document["participants"], members)
 
     # Workers
