@@ -293,6 +293,7 @@ def test_a_shard_whose_node_is_gone_comes_back_on_another(
             assert after.node_id in nodes
             add_ones(weight, trainer, 3)
             assert values_of(weight) == [6.0]
+        cluster.stop()
     finally:
         for node in nodes.values():
             raylets.remove_node(node)
@@ -319,33 +320,52 @@ def test_stop_leaves_no_process_and_keeps_the_state(start: Callable[..., Cluster
         assert session.trainers()[0].num_steps == 4
 
 
-def test_a_detached_cluster_outlives_its_starter(raylets: Any, tmp_path: Path) -> None:
+def started_elsewhere(raylets: Any, directory: Path, **options: object) -> list[str]:
+    """Another process starts a cluster called 'kept', and ends. Gives what it says of the shards.
+
+    Args:
+        raylets: the Ray cluster.
+        directory: for snapshots.
+        options: of `start`.
+    """
     program = (
         "import ray, sys, paramd_server.ray\n"
         "ray.init(sys.argv[1], log_to_driver=False)\n"
-        "started = paramd_server.ray.start(2, name='kept', num_cpus=0.25, detached=True,\n"
+        f"cluster = paramd_server.ray.start(2, name='kept', num_cpus=0.25, **{options!r},\n"
         "                                  snapshot_dir=sys.argv[2])\n"
-        "print(started.target)\n"
+        "print(cluster.target, *(each.server_pid for each in cluster.shards()))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, raylets.address, str(tmp_path)],
+        [sys.executable, "-c", program, raylets.address, str(directory)],
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    cluster = paramd_server.ray.attach("kept")
-    with cluster:
-        assert cluster.target == done.stdout.split()[-1]
-        pids = [each.server_pid for each in cluster.shards()]
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_a_cluster_ends_with_its_starter(raylets: Any, tmp_path: Path) -> None:
+    _, *pids = started_elsewhere(raylets, tmp_path)
+    wait_until(lambda: not any(lives(int(pid)) for pid in pids), f"{pids} end")
+    wait_until(lambda: not _is_there("kept-shard-0"), "the name is free")
+    with pytest.raises(ValueError, match="no cluster 'kept'"):
+        paramd_server.ray.attach("kept")
+
+
+def test_a_detached_cluster_outlives_its_starter(raylets: Any, tmp_path: Path) -> None:
+    target, *pids = started_elsewhere(raylets, tmp_path, detached=True)
+    with paramd_server.ray.attach("kept") as cluster:
+        assert cluster.target == target
+        assert [str(each.server_pid) for each in cluster.shards()] == pids
         with paramd_server.ray.connect("kept") as session:
-            assert session.target == cluster.target
-    assert not any(map(lives, pids))
+            assert session.target == target
+    assert not any(lives(int(pid)) for pid in pids)
 
 
 def test_a_server_that_cannot_start_says_why(start: Callable[..., Cluster]) -> None:
-    with pytest.raises(ServerUnavailable, match=r"(?s)status 1 before it served.*/nowhere/cert"):
+    with pytest.raises(ServerUnavailable, match=r"(?s)status 1 before it served.*/nowhere/"):
         start(options={"--tls-cert": "/nowhere/cert", "--tls-key": "/nowhere/key"})
     # Nothing is left of it.
     wait_until(lambda: not _is_there("paramd-shard-0"), "the actor is gone")
@@ -373,6 +393,36 @@ def test_insecure_serves_on_the_nodes_addresses(start: Callable[..., Cluster]) -
         weight, trainer = weight_and_trainer(session)
         add_ones(weight, trainer, 1)
         assert values_of(weight) == [1.0]
+
+
+def test_tls_and_tokens_secure_the_shards_among_them_too(
+    start: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    keys = make_keys(tmp_path)
+    tokens = write_tokens(tmp_path / "tokens")
+    admin = tmp_path / "admin.token"
+    admin.write_text(TOKENS[Right.ADMIN])
+    # The coordinator is reached by its node's address, so that this has to be in the certificate.
+    node = ray.util.get_node_ip_address()
+    pair = keys.authority.issue("node", [node])
+    write_pair(keys, "node", pair)
+    cluster = start(
+        options=SPLIT
+        | {
+            "--tls-cert": str(keys.cert("node")),
+            "--tls-key": str(keys.key("node")),
+            "--peer-ca": str(keys.cert("ca")),
+            "--token-file": str(tokens),
+            "--peer-token-file": str(admin),
+        }
+    )
+    assert all(each.address.startswith(f"{node}:") for each in cluster.shards())
+    with cluster.connect(tls=keys.tls(), token=TOKENS[Right.TRAIN]) as session:
+        weight, trainer = weight_and_trainer(session)
+        add_ones(weight, trainer, 2)
+        assert values_of(weight) == [2.0]
+    with pytest.raises(UnauthenticatedError):
+        cluster.connect(tls=keys.tls())
 
 
 @pytest.mark.parametrize(

@@ -179,13 +179,13 @@ def test_a_push_that_is_not_complete_is_not_staged(plant: FollowerPlant) -> None
 
 def test_memory_comes_back_when_a_push_is_dropped(plant: FollowerPlant) -> None:
     trainer, operation = plant.followed(), plant.operation("a")
-    before = plant.account.used
+    before = plant.account.used_bytes
     plant.offer(trainer, operation)
-    assert plant.account.used > before
+    assert plant.account.used_bytes > before
     assert trainer.old(0.0) == []
     assert trainer.old(FAR) == [operation]
     trainer.drop(operation, FAR)
-    assert plant.account.used == before
+    assert plant.account.used_bytes == before
     assert trainer.wait(operation, 0.0).state == "unknown"
     trainer.drop(operation, FAR)
 

@@ -278,6 +278,7 @@ class Coordinator:
             self._registered(shard, epoch).away = True
             _log.info("shard %d stops", shard)
             head = self.log.head
+            self._condition.notify_all()
         self._lost(f"shard {shard} stops")
         return head
 
@@ -379,6 +380,7 @@ class Coordinator:
         deadline = time.monotonic() + wait_s
         with self._condition:
             self._refusing = self._closed = True
+            self._condition.notify_all()
             self.log.wake()
             while True:
                 now = time.monotonic()
