@@ -102,7 +102,9 @@ class Plant:
         arguments = settings.pop("optimizer_params", {"learning_rate": 1.0})
         made = optimizers.create(optimizer, **arguments)
         self.trainers.declare(TrainerSpec(name, parameters, made, **settings))
-        return self.trainers.find(name)
+        found = self.trainers.find(name)
+        assert isinstance(found, StoredTrainer)
+        return found
 
     def sync(self, *parameters: str, **settings: Any) -> StoredTrainer:
         """A synchronous trainer."""

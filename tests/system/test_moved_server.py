@@ -45,7 +45,7 @@ def test_without_resolve_a_session_stays_where_it_was() -> None:
 
 
 def test_another_number_of_servers_is_refused() -> None:
-    with pytest.raises(ClusterMismatchError, match=r"names 2 servers.* began is 1"):
+    with pytest.raises(ClusterMismatchError, match=r"names 2 servers.* began with 1"):
         paramd.connect(_NOWHERE, timeout=5.0, resolve=lambda: ["127.0.0.1:2", "127.0.0.1:3"])
 
 

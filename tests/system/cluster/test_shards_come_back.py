@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "sync": {"kvstore": "dist_sync", "num_workers": 2},
     "bounded": {"kvstore": "dist_async", "staleness": 3},
     "async": {"kvstore": "dist_async"},
+    "local": {"kvstore": "device"},
 }
 SHAPE = (10, 3)
 
@@ -68,19 +69,26 @@ class Stepping:
                     paramd.connect(cluster.target, timeout=60.0, worker=f"{kind}{number}")
                 )
                 trainer = _trainer(session, kind)
-                trainer.join()
+                if kind != "local":
+                    trainer.join()
                 self.num_steps[kind, number] = 0
                 self._threads.append(
-                    threading.Thread(target=self._work, args=(trainer, kind, number))
+                    threading.Thread(target=self._work, args=(session, trainer, kind, number))
                 )
 
-    def _work(self, trainer: Trainer, kind: str, number: int) -> None:
+    def _work(self, session: Session, trainer: Trainer, kind: str, number: int) -> None:
         try:
+            parameter = Parameter(kind, session=session)
             while not self._ends.is_set():
-                trainer.step(1, grads={kind: -paramd.nd.ones(SHAPE)})
+                if kind == "local":
+                    parameter.grad()[:] = -1
+                    trainer.step(1)
+                else:
+                    trainer.step(1, grads={kind: -paramd.nd.ones(SHAPE)})
                 self.num_steps[kind, number] += 1
-            # Who waits for this one in a round need not.
-            trainer.leave()
+            if kind != "local":
+                # Who waits for this one in a round need not.
+                trainer.leave()
         except BaseException as err:
             self.errors.append(err)
 
@@ -129,7 +137,7 @@ def test_stops_and_starts_lose_nothing(tmp_path: Path) -> None:
     """One shard, the coordinator, all of them in both orders, while workers step."""
     with cluster_of_processes(tmp_path, 3) as cluster:
         generation = cluster.await_formed()
-        with Stepping(cluster, ["sync", "bounded", "async"]) as stepping:
+        with Stepping(cluster, list(KINDS)) as stepping:
             for stopped, started in (
                 ([1], [1]),
                 ([0], [0]),
@@ -252,7 +260,7 @@ def test_a_shard_that_is_cut_off_comes_back(tmp_path: Path) -> None:
         cluster.start()
         generation = cluster.await_formed()
         shard, cluster.addresses[1] = cluster.addresses[1], to_shard.address
-        with Stepping(cluster, ["sync", "bounded", "async"]) as stepping:
+        with Stepping(cluster, list(KINDS)) as stepping:
             stepping.await_more()
             to_coordinator.cut()
             wait_until(
@@ -375,7 +383,7 @@ def test_a_snapshot_while_stepping_is_of_whole_steps(tmp_path: Path) -> None:
         generation = cluster.await_formed()
         other = _trainer(session, "bounded", "of-raw")
         raw.join("of-raw")
-        with Stepping(cluster, ["sync", "bounded"]) as stepping:
+        with Stepping(cluster, ["sync", "bounded", "local"]) as stepping:
             stepping.await_more()
             operation = raw.operation()
             assert raw.step("of-raw", 0, operation).state == COMMITTED
@@ -388,7 +396,7 @@ def test_a_snapshot_while_stepping_is_of_whole_steps(tmp_path: Path) -> None:
         cluster.start()
         cluster.await_formed(other_than=generation)
         assert saved[-1].number == 3
-        for kind in ("sync", "bounded"):
+        for kind in ("sync", "bounded", "local"):
             (one, two), (first, second) = raw.values(kind), raw.num_steps(kind)
             assert one == two
             assert len(one) == 1

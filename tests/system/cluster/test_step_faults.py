@@ -13,11 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pytest
 
 import paramd
 from paramd import Parameter, Session, Trainer
-from paramd.errors import ParamdError, RolledBackError, ServerUnavailable
+from paramd.errors import NonFiniteGradientError, ParamdError, RolledBackError, ServerUnavailable
 from tests.support.cluster_process import ClusterProcess, cluster_of_processes
 from tests.support.raw_calls import refused
 from tests.support.raw_workers import COMMITTED, STAGED, RawWorker, first_messages
@@ -318,6 +319,34 @@ def test_a_worker_dies(living: Scene, kind: str, point: str) -> None:
         wait_until(lambda: other.await_step(name, later).state == COMMITTED, "it goes on")
         wait_until(lambda: len(set(other.num_steps(name))) == 1, "all shards are as far")
         assert other.values(name) == [{float(expected + 1)}] * 2
+
+
+@pytest.mark.parametrize("kind", ["sync", "bounded", "async"])
+def test_what_is_refused_leaves_nothing_behind(living: Scene, kind: str) -> None:
+    """Again and again: shards have staged their parts each time."""
+    name = f"{kind}-refused"
+    parameter = Parameter(name, shape=(10, 3), session=living.session)
+    parameter.initialize("zeros")
+    settings: dict[str, Any] = {"sync": {"kvstore": "dist_sync"}, "async": {}}.get(
+        kind, {"staleness": 2}
+    )
+    trainer = Trainer(
+        [parameter],
+        "sgd",
+        {"learning_rate": 1.0},
+        **{"kvstore": "dist_async", **settings},
+        non_finite="error",
+        name=name,
+    )
+    wrong = np.full((10, 3), -1.0, "f4")
+    wrong[9, 2] = np.nan
+    for _ in range(12):
+        with pytest.raises(NonFiniteGradientError, match=name):
+            trainer.step(1, grads={name: wrong})
+    values = trainer.step(1, grads={name: -np.ones((10, 3), "f4")}, pull=True)
+    assert values is not None
+    assert set(values[name].ravel()) == {1.0}
+    assert trainer.info().num_non_finite == 12
 
 
 def test_a_shard_that_dies_without_snapshots(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import socket
@@ -23,8 +24,11 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 import paramd  # noqa: E402
 import paramd_server.ray  # noqa: E402
-from paramd.errors import ServerUnavailable  # noqa: E402
+from paramd.errors import ServerUnavailable, UnauthenticatedError  # noqa: E402
+from paramd_server.certificates import Authority  # noqa: E402
 from paramd_server.ray import Cluster, ShardStatus  # noqa: E402
+from paramd_server.security import Right  # noqa: E402
+from tests.support.security import TOKENS, Keys, write_pair, write_tokens  # noqa: E402
 from tests.support.waiting import wait_until  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -133,6 +137,8 @@ def test_shards_are_named_actors_on_different_nodes(start: Callable[..., Cluster
         weight, trainer = weight_and_trainer(session)
         add_ones(weight, trainer, 2)
         assert values_of(weight) == [2.0]
+    with cluster.connect() as session, pickle.loads(pickle.dumps(session)) as copy:
+        assert copy.exists("weight")
     with pytest.raises(ValueError, match=r"'paramd' is there already.*attach\(\)"):
         start()
 
@@ -226,6 +232,25 @@ def test_what_lost_its_keeper_saves_itself_and_nothing_is_lost(
         add_ones(weight, trainer, 5)
         assert values_of(weight) == [15.0]
         assert trainer.info().num_lost_steps == 0
+
+
+@pytest.mark.timeout(240)
+def test_a_server_that_is_killed_comes_back_at_its_address(start: Callable[..., Cluster]) -> None:
+    cluster = start()
+    with cluster.connect(timeout=60.0) as session:
+        weight, trainer = weight_and_trainer(session)
+        add_ones(weight, trainer, 3)
+        session.save_snapshot()
+        add_ones(weight, trainer, 2)
+        before = cluster.shards()[1]
+        os.kill(before.server_pid, signal.SIGKILL)
+        after = serving_again(cluster, 1, before)
+        assert (after.address, after.actor_pid) == (before.address, before.actor_pid)
+        assert (after.num_starts, after.restarted) == (2, False)
+        add_ones(weight, trainer, 1)
+        # What came after the snapshot is lost there, as asynchronous training accepts, and counted.
+        assert values_of(weight) == [4.0, 6.0]
+        assert trainer.info().num_lost_steps == 2
 
 
 @contextmanager
@@ -398,14 +423,16 @@ def test_insecure_serves_on_the_nodes_addresses(start: Callable[..., Cluster]) -
 def test_tls_and_tokens_secure_the_shards_among_them_too(
     start: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    keys = make_keys(tmp_path)
-    tokens = write_tokens(tmp_path / "tokens")
-    admin = tmp_path / "admin.token"
-    admin.write_text(TOKENS[Right.ADMIN])
+    authority = Authority.make()
+    keys = Keys(tmp_path / "keys")
+    keys.directory.mkdir()
+    write_pair(keys, "ca", authority.pair)
     # The coordinator is reached by its node's address, so that this has to be in the certificate.
     node = ray.util.get_node_ip_address()
-    pair = keys.authority.issue("node", [node])
-    write_pair(keys, "node", pair)
+    write_pair(keys, "node", authority.issue("node", [node]))
+    tokens = write_tokens(keys.directory / "tokens")
+    admin = keys.directory / "admin.token"
+    admin.write_text(TOKENS[Right.ADMIN])
     cluster = start(
         options=SPLIT
         | {

@@ -183,7 +183,11 @@ class TrainingCalls:
             return self.update_part(options, operation).skipped
 
     def update_part(
-        self, options: StepOptions, operation: Operation, parts: Sequence[StagedPart] = ()
+        self,
+        options: StepOptions,
+        operation: Operation,
+        parts: Sequence[StagedPart] = (),
+        generation: int = 0,
     ) -> pb.UpdateResponse:
         """Steps by the gradient buffers of one server, or asks a shard what it would step.
 
@@ -191,6 +195,7 @@ class TrainingCalls:
             options: how the step is made.
             operation: identifies it.
             parts: to the coordinator of several shards: what the others answered.
+            generation: of the cluster, as this session knows it; 0 where it does not matter.
         """
         request = pb.UpdateRequest(
             trainer=options.trainer,
@@ -200,6 +205,7 @@ class TrainingCalls:
             zero_grad=options.zero_grad,
             reduced=options.reduced,
             parts=[staged_part_to_wire(part) for part in parts],
+            generation=generation,
         )
         return self._connection.unary("Update", request, pb.UpdateResponse, operation=operation)
 

@@ -53,8 +53,8 @@ class Whereabouts:
         self._asked_at = time.monotonic()
         if len(found) != len(self._addresses):
             raise ClusterMismatchError(
-                f"resolve= names {len(found)} servers, but the number with which this session began "
-                f"is {len(self._addresses)}"
+                f"resolve= names {len(found)} servers, but this session began with "
+                f"{len(self._addresses)}"
             )
         self._addresses = tuple(
             new or known for new, known in zip(found, self._addresses, strict=True)

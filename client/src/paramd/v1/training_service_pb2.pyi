@@ -128,10 +128,12 @@ class StepRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[StepOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., commit: _Optional[_Union[StepCommit, _Mapping]] = ...) -> None: ...
 
 class StepCommit(_message.Message):
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "generation")
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.RepeatedCompositeFieldContainer[StagedPart]
-    def __init__(self, parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ...) -> None: ...
+    generation: int
+    def __init__(self, parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class StagedPart(_message.Message):
     __slots__ = ("shard", "epoch", "names", "non_finite")
@@ -222,7 +224,7 @@ class HoldStepsResponse(_message.Message):
     def __init__(self, held_ms: _Optional[int] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
-    __slots__ = ("operation", "trainer", "batch_size", "learning_rate", "ignore_stale_grad", "zero_grad", "reduced", "parts")
+    __slots__ = ("operation", "trainer", "batch_size", "learning_rate", "ignore_stale_grad", "zero_grad", "reduced", "parts", "generation")
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     TRAINER_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +233,7 @@ class UpdateRequest(_message.Message):
     ZERO_GRAD_FIELD_NUMBER: _ClassVar[int]
     REDUCED_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     operation: _parameter_pb2.Operation
     trainer: str
     batch_size: float
@@ -239,7 +242,8 @@ class UpdateRequest(_message.Message):
     zero_grad: bool
     reduced: bool
     parts: _containers.RepeatedCompositeFieldContainer[StagedPart]
-    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., zero_grad: bool = ..., reduced: bool = ..., parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ...) -> None: ...
+    generation: int
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., trainer: _Optional[str] = ..., batch_size: _Optional[float] = ..., learning_rate: _Optional[float] = ..., ignore_stale_grad: bool = ..., zero_grad: bool = ..., reduced: bool = ..., parts: _Optional[_Iterable[_Union[StagedPart, _Mapping]]] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class UpdateResponse(_message.Message):
     __slots__ = ("skipped", "staged", "position", "stage_again")

@@ -13,6 +13,7 @@ from paramd.errors import (
     InvalidArgumentError,
     InvalidMessageError,
     InvalidStreamError,
+    RolledBackError,
     StatesMismatchError,
 )
 from paramd.trainer_spec import StepOptions, StepResult
@@ -22,9 +23,9 @@ from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from paramd.wire.training import (
     manifest_from_wire,
     manifest_pages,
-    step_result_from_wire,
     staged_part_from_wire,
     staged_part_to_wire,
+    step_result_from_wire,
     step_result_to_wire,
     trainer_info_to_wire,
     trainer_spec_from_wire,
@@ -234,6 +235,7 @@ class TrainingServicer:
         parts = tuple(staged_part_from_wire(each) for each in last.commit.parts)
         gradients, non_finite = stage.finish()
         del stage
+        self._check_generation(opened.trainer, last.commit.generation)
         if non_finite and trainer.spec.non_finite == "skip":
             gradients = {}
         push = Push(operation, options, gradients, non_finite, parts, reading.on_commit)
@@ -274,6 +276,7 @@ class TrainingServicer:
         trainer = self._trainers.find(request.trainer)
         if isinstance(trainer, FollowedTrainer):
             return self._stage_update(trainer, options, operation).SerializeToString()
+        self._check_generation(request.trainer, request.generation)
 
         def carry_out() -> bytes:
             parts = [staged_part_from_wire(each) for each in request.parts]
@@ -284,6 +287,15 @@ class TrainingServicer:
             return self._operations.run(operation, carry_out)
         except PartLostError:
             return pb.UpdateResponse(stage_again=True).SerializeToString()
+
+    def _check_generation(self, trainer: str, generation: int) -> None:
+        """Raises RolledBackError where a client knows the cluster as it was before it went back."""
+        if generation and generation != self._commits.generation:
+            raise RolledBackError(
+                f"trainer {trainer!r}: the cluster went back to a snapshot since the last step of "
+                "this session: the steps after the snapshot are undone, and this one was not made; "
+                "the next one goes on from there"
+            )
 
     def _stage_update(
         self, trainer: FollowedTrainer, options: StepOptions, operation: Operation

@@ -3,9 +3,9 @@
     <snapshot-dir>/snapshots/stopped-1-of-2/part-1-of-2.json, part-1-of-2.000.safetensors
                                             STOPPED           where it stood; written last
 
-A snapshot of a cluster has a part of every shard, of one moment. A shard that stops by itself saves
-its own part alone, and where it stood in the cluster's log. It is good for one start: as soon as the
-cluster goes on, it is removed.
+A snapshot of a cluster has a part of every shard, of one moment. A shard that stops by itself
+saves its own part alone, and where it stood in the cluster's log. It is good for one start: as soon
+as the cluster goes on, it is removed.
 """
 
 from __future__ import annotations

@@ -149,12 +149,16 @@ class Handshakes:
         self._places: list[Place | None] = [None] * len(addresses)  # guarded by _lock
         self._established = False  # guarded by _lock
         self.split_elements = DEFAULT_SPLIT_ELEMENTS
+        # Of the cluster, as the coordinator said it last.
+        self.generation = 0
 
     def check(self, shard: int) -> Callable[[pb.HelloResponse], None]:
         """What the connection of a shard calls with each answer to its handshake."""
 
         def check(answer: pb.HelloResponse) -> None:
             self._note(shard, place_of(answer))
+            if not shard:
+                self.generation = answer.cluster.generation
 
         return check
 

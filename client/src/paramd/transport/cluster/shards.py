@@ -52,6 +52,11 @@ class Shards:
         """Dense parameters of more elements are split."""
         return self._handshakes.split_elements
 
+    @property
+    def generation(self) -> int:
+        """Of the cluster, as the coordinator said it last; another one after it has gone back."""
+        return self._handshakes.generation
+
     def address(self, shard: int) -> str:
         """Of a shard."""
         return self.connections[shard].target

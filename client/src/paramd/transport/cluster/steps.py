@@ -65,6 +65,8 @@ class _Meeting:
     parts: dict[int, StagedPart] = field(default_factory=dict)
     failed: bool = False
     decided: StepResult | None = None
+    # Those that the coordinator was asked to commit last.
+    offered: dict[int, StagedPart] = field(default_factory=dict)
 
     def stage(self, shard: int, part: StagedPart) -> None:
         """Notes that a shard has its part."""
@@ -98,7 +100,14 @@ class _Meeting:
                 raise CallCancelledError
             if not self.parts.keys() >= self.shards:
                 return None
+            self.offered = dict(self.parts)
             return [self.parts[shard] for shard in sorted(self.parts)]
+
+    def lost(self, shard: int) -> bool:
+        """Whether a shard has been started anew since its part was offered."""
+        with self.changed:
+            now, then = self.parts.get(shard), self.offered.get(shard)
+            return now is not None and then is not None and now.epoch != then.epoch
 
 
 class ClusterStep:
@@ -110,7 +119,8 @@ class ClusterStep:
         pushes: what each shard gets: the coordinator always, and every other one that holds
             parameters of the trainer.
         current_context: for values that name no context.
-        bounded: whether workers may be ahead of each other by a number of steps.
+        staleness: of the trainer: how many steps workers may be ahead of each other; None for any.
+        generation: of the cluster, as this session knows it, where the trainer has no clocks; or 0.
     """
 
     def __init__(
@@ -120,13 +130,16 @@ class ClusterStep:
         pushes: Mapping[int, ShardPush],
         current_context: Context,
         *,
-        bounded: bool,
+        staleness: int | None,
+        generation: int = 0,
     ) -> None:
         self._shards = shards
         self._options = options
         self._pushes = pushes
         self._context = current_context
-        self._bounded = bounded
+        self._generation = generation
+        self._bounded = bool(staleness)
+        self._whole = staleness is not None
 
     def run(self) -> tuple[StepResult, dict[int, Received] | None]:
         """Makes the step, and waits until the worker may go on.
@@ -178,7 +191,9 @@ class ClusterStep:
             parts = meeting.await_parts(_STAGE_SECONDS)
             if parts is None:
                 raise _NotStagedError
-            commit = pb.StepCommit(parts=[staged_part_to_wire(part) for part in parts])
+            commit = pb.StepCommit(
+                parts=[staged_part_to_wire(part) for part in parts], generation=self._generation
+            )
             yield pb.StepRequest(commit=commit).SerializeToString()
 
         while True:
@@ -228,8 +243,11 @@ class ClusterStep:
                     f"{self._shards.address(shard)} has carried the step out, and the coordinator "
                     "has gone back before it: trainer.join() tells the clock to go on from"
                 )
-            if result.state == "committed" or (decided is not None and result.state == "unknown"):
-                # Unknown, but committed: the shard has died since, and lost its part of the step.
+            if result.state == "committed":
+                break
+            if decided is not None and (result.state == "unknown" or meeting.lost(shard)):
+                # Committed, but the shard has died since, and lost its part of the step.
+                self._check_gap(shard)
                 break
             if decided is not None:
                 decided_at = decided_at or time.monotonic()
@@ -240,6 +258,15 @@ class ClusterStep:
                         f"{_FOLLOW_SECONDS:g} s"
                     )
         return result, values
+
+    def _check_gap(self, shard: int) -> None:
+        """Raises RolledBackError where a step cannot lack the part of one shard."""
+        if self._whole:
+            raise RolledBackError(
+                f"trainer {self._options.trainer!r}: shard {shard} at "
+                f"{self._shards.address(shard)} has died and lost its part of the step, so the "
+                "cluster goes back to a snapshot: trainer.join() tells the clock to go on from"
+            )
 
     def _opening(self, push: ShardPush, operation: Operation) -> pb.StepOpen:
         if self._bounded and push.pull:

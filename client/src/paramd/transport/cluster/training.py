@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -12,9 +13,15 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from paramd.context import Context
-from paramd.errors import StalledError, TrainerNotFoundError
+from paramd.errors import RolledBackError, StalledError, TrainerNotFoundError
 from paramd.spec import Selector
-from paramd.trainer_spec import StatesManifest, StepOptions, StepResult, TrainerInfo, TrainerSpec
+from paramd.trainer_spec import (
+    StatesManifest,
+    StepOptions,
+    StepResult,
+    TrainerInfo,
+    TrainerSpec,
+)
 from paramd.transport.cluster.catalogue import STALE, Catalogue, StalePlacementError
 from paramd.transport.cluster.placed import Placed
 from paramd.transport.cluster.reading import ReadPlan, plan_reads
@@ -74,6 +81,8 @@ class ClusterTrainingCalls:
         self._catalogue = catalogue
         self._lock = threading.Lock()
         self._trainers: dict[str, _Trainer] = {}  # guarded by _lock
+        # Of the cluster, by trainer, when this session made it or stepped it last.
+        self._generations: dict[str, int] = {}  # guarded by _lock
         self._coordinator = shards.calls[0].training
 
     def declare(self, spec: TrainerSpec) -> TrainerInfo:
@@ -85,6 +94,7 @@ class ClusterTrainingCalls:
         )
         with self._lock:
             self._trainers[spec.name] = trainer
+            self._generations.setdefault(spec.name, self._shards.generation)
         return _merged(info, list(others.values()))
 
     def describe(self, names: Sequence[str] = ()) -> list[TrainerInfo]:
@@ -130,8 +140,11 @@ class ClusterTrainingCalls:
         """Pushes gradients, waits until the worker may go on, and fetches values."""
 
         def attempt(trainer: _Trainer) -> tuple[StepResult, Received]:
-            step, reads = self._plan_step(trainer, options, writes, pull, current_context, out)
-            result, received = step.run()
+            with self._generation(trainer.spec) as generation:
+                step, reads = self._plan_step(
+                    trainer, options, writes, pull, current_context, out, generation
+                )
+                result, received = step.run()
             if reads is None or received is None:
                 # The caller fetches what is there now.
                 return result, []
@@ -151,6 +164,7 @@ class ClusterTrainingCalls:
         pull: Sequence[Selector],
         current_context: Context,
         out: Sequence[Out] | None,
+        generation: int,
     ) -> tuple[ClusterStep, ReadPlan | None]:
         """A step over the shards of a trainer, and the reads that go with it."""
         pieces: dict[int, list[TensorWrite]] = {0: [], **{shard: [] for shard in trainer.shards}}
@@ -169,8 +183,14 @@ class ClusterTrainingCalls:
             )
             for shard, some in pieces.items()
         }
-        bounded = bool(trainer.spec.staleness)
-        step = ClusterStep(self._shards, options, pushes, current_context, bounded=bounded)
+        step = ClusterStep(
+            self._shards,
+            options,
+            pushes,
+            current_context,
+            staleness=trainer.spec.staleness if trainer.spec.distributed else 0,
+            generation=generation,
+        )
         return step, reads if together else None
 
     def _again(self, name: str, call: Callable[[_Trainer], T]) -> T:
@@ -206,17 +226,39 @@ class ClusterTrainingCalls:
                     }
                 )
                 parts = [staged_part_from_wire(each.staged) for each in staged.values()]
-                answer = self._coordinator.update_part(options, operation, parts)
+                with self._generation(trainer.spec) as generation:
+                    answer = self._coordinator.update_part(options, operation, parts, generation)
                 if not answer.stage_again:
                     break
                 self._shards.coordinator.attempts.sleep(_AGAIN_SECONDS)
             self._shards.run(
                 {
-                    shard: partial(self._await_update, shard, options.trainer, operation)
-                    for shard in trainer.shards
+                    shard: partial(
+                        self._await_update, shard, options.trainer, operation, part.epoch
+                    )
+                    for shard, part in zip(staged, parts, strict=True)
                 }
             )
         return answer.skipped
+
+    @contextmanager
+    def _generation(self, trainer: TrainerSpec) -> Iterator[int]:
+        """The cluster's generation that a step without a clock expects, while the block runs.
+
+        Where the cluster has gone back to a snapshot since, the session is told; and once more
+        where the coordinator had not yet done so then.
+        """
+        if trainer.distributed:
+            yield 0
+            return
+        with self._lock:
+            known = self._generations.setdefault(trainer.name, self._shards.generation)
+        try:
+            yield known
+        except RolledBackError:
+            with self._lock:
+                self._generations[trainer.name] = self._shards.generation
+            raise
 
     def allreduce_grads(self, name: str) -> None:
         """Sums the gradient buffers over the contexts, on each shard by itself."""
@@ -295,14 +337,28 @@ class ClusterTrainingCalls:
             # It is gone there already.
             return
 
-    def _await_update(self, shard: int, name: str, operation: Operation) -> None:
+    def _await_update(self, shard: int, name: str, operation: Operation, epoch: int) -> None:
+        """Waits until a shard has carried out a step by the gradient buffers.
+
+        Args:
+            shard: its number.
+            name: of the trainer.
+            operation: of the step.
+            epoch: of the server that was asked what it would step.
+        """
+        calls = self._shards.calls[shard]
+        where = f"shard {shard} at {self._shards.address(shard)}"
         began = time.monotonic()
-        while self._shards.calls[shard].training.await_step(name, operation).state != "committed":
+        while calls.training.await_step(name, operation).state != "committed":
+            if calls.status().epoch != epoch:
+                raise RolledBackError(
+                    f"trainer {name!r}: {where} has died and lost its part of the step, so the "
+                    "cluster goes back to a snapshot"
+                )
             if time.monotonic() - began > _FOLLOW_SECONDS:
                 raise StalledError(
-                    f"trainer {name!r}: the step is committed, but shard {shard} at "
-                    f"{self._shards.address(shard)} has not carried it out within "
-                    f"{_FOLLOW_SECONDS:g} s"
+                    f"trainer {name!r}: the step is committed, but {where} has not carried it out "
+                    f"within {_FOLLOW_SECONDS:g} s"
                 )
 
 

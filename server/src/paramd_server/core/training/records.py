@@ -118,6 +118,10 @@ Record = StepRecord | UpdateRecord | SnapshotRecord | SnapshotResult
 class Commits(Protocol):
     """Where the commits of trainers go."""
 
+    @property
+    def generation(self) -> int:
+        """Of the cluster; 0 where there are no other shards."""
+
     def hold(self, parts: tuple[StagedPart, ...]) -> bool:
         """Whether every shard still has what it said that it has."""
 
@@ -133,6 +137,8 @@ class Commits(Protocol):
 
 class Alone:
     """The commits of a server without other shards: nobody else needs to know."""
+
+    generation: int = 0
 
     def hold(self, parts: tuple[StagedPart, ...]) -> bool:
         """See Commits."""
