@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,16 @@ def shards(number: int, *arguments: str) -> tuple[str, ...]:
     return (*several, "--split-elements", "4", *arguments)
 
 
+@contextmanager
+def running(directory: Path, *arguments: str) -> Iterator[paramd.Session]:
+    """A session with servers that have ended when the block ends."""
+    with (
+        serve(directory, *arguments) as server,
+        paramd.connect(",".join(server.addresses), worker="w0") as session,
+    ):
+        yield session
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (2, 1), (1, 2), (3, 5)])
 @pytest.mark.parametrize("kvstore", ["dist_sync", "dist_async"])
 def test_training_goes_on_with_another_number_of_shards(
@@ -50,21 +62,18 @@ def test_training_goes_on_with_another_number_of_shards(
 ) -> None:
     """Bit for bit: values, optimizer states, counts and clocks."""
     saved = ("--snapshot-dir", str(tmp_path / "saved"))
-    with serve(tmp_path, *shards(before, *saved)) as server:
-        with paramd.connect(",".join(server.addresses), worker="w0") as session:
-            params = paramd.ParameterDict("n_")
-            params.get("w", shape=(10, 3))
-            params.get("b", shape=(3,))
-            params.get("t", shape=(11, 2), stype="row_sparse", grad_stype="row_sparse")
-            params.initialize("normal")
-            step(session, kvstore, range(0, 3))
-            snapshot = session.save_snapshot("then")
-            assert (snapshot.directory, snapshot.num_shards) == ("then", before)
-            expected = step(session, kvstore, range(3, 6))
-    restored = shards(after, *saved, "--restore", "then")
-    with serve(tmp_path, *restored) as server:
-        with paramd.connect(",".join(server.addresses), worker="w0") as session:
-            found = step(session, kvstore, range(3, 6))
+    with running(tmp_path, *shards(before, *saved)) as session:
+        params = paramd.ParameterDict("n_")
+        params.get("w", shape=(10, 3))
+        params.get("b", shape=(3,))
+        params.get("t", shape=(11, 2), stype="row_sparse", grad_stype="row_sparse")
+        params.initialize("normal")
+        step(session, kvstore, range(3))
+        snapshot = session.save_snapshot("then")
+        assert (snapshot.directory, snapshot.num_shards) == ("then", before)
+        expected = step(session, kvstore, range(3, 6))
+    with running(tmp_path, *shards(after, *saved, "--restore", "then")) as session:
+        found = step(session, kvstore, range(3, 6))
     for name, value in expected.items():
         assert found[name].tobytes() == value.tobytes(), name
 
@@ -73,14 +82,14 @@ def test_training_goes_on_with_another_number_of_shards(
 def test_state_of_another_number_of_shards_is_not_passed_over(tmp_path: Path, number: int) -> None:
     """What two shards had when they stopped is newer than any snapshot."""
     saved = ("--snapshot-dir", str(tmp_path / "saved"))
-    with serve(tmp_path, *shards(2, *saved)) as server:
-        with paramd.connect(",".join(server.addresses)) as session:
-            paramd.Parameter("w", shape=(10, 3), init="ones", session=session).initialize()
-            session.save_snapshot()
-    with pytest.raises(AssertionError, match="stopped-0-of-2 is the state in which a shard"):
-        with serve(tmp_path, *shards(number, *saved)):
-            pytest.fail("it serves")
-    with serve(tmp_path, *shards(number, *saved, "--restore", "1")) as server:
-        with paramd.connect(",".join(server.addresses)) as session:
-            assert session.parameters().pull()["w"].sum() == 30
+    with running(tmp_path, *shards(2, *saved)) as session:
+        paramd.Parameter("w", shape=(10, 3), init="ones", session=session).initialize()
+        session.save_snapshot()
+    with (
+        pytest.raises(AssertionError, match="stopped-0-of-2 is the state in which a shard"),
+        running(tmp_path, *shards(number, *saved)),
+    ):
+        pytest.fail("it serves")
+    with running(tmp_path, *shards(number, *saved, "--restore", "1")) as session:
+        assert session.parameters().pull()["w"].sum() == 30
     assert not list((tmp_path / "saved" / "snapshots").glob("stopped-*-of-2"))

@@ -404,11 +404,13 @@ def test_workers_find_out_and_go_on(tmp_path: Path) -> None:
 def test_a_shard_that_stays_away(tmp_path: Path) -> None:
     with (
         cluster_of_processes(tmp_path) as cluster,
-        paramd.connect(cluster.target, timeout=2.0) as session,
+        paramd.connect(cluster.target, timeout=60.0) as session,
+        paramd.connect(cluster.target, timeout=5.0) as impatient,
     ):
-        trainer = _declare(session, "t", "bounded")
         grads = {"t": -paramd.nd.ones((10, 3))}
-        trainer.step(1, grads=grads)
+        _declare(session, "t", "bounded").step(1, grads=grads)
+        trainer = _declare(impatient, "t", "bounded")
+        trainer.join()
         cluster.kill(1)
         with pytest.raises(ServerUnavailable, match=cluster.addresses[1]):
             trainer.step(1, grads=grads)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FunctionType
 from typing import Any
 
@@ -53,11 +54,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def raylets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def raylets() -> Iterator[Any]:
     """A Ray cluster of three nodes, to which this process is connected."""
-    # The paths of Ray's Unix sockets have to be short.
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        for name, value in SETTINGS.items():
+        # The paths of Ray's Unix sockets have to be short, so it is not pytest's.
+        directory = stack.enter_context(TemporaryDirectory(prefix="ray-"))
+        for name, value in SETTINGS.items() | {("RAY_TMPDIR", directory)}:
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS", raising=False)
         node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
@@ -151,11 +153,7 @@ def _train(steps: int, rank: int) -> list[int]:
     import paramd
     import paramd_server.ray
 
-    gone_back = (
-        paramd.errors.RolledBackError,
-        paramd.errors.LeaseEndedError,
-        paramd.errors.StalledError,
-    )
+    gone_back = (paramd.errors.RolledBackError, paramd.errors.LeaseEndedError)
     with paramd_server.ray.connect(worker=f"w{rank}", num_workers=2, timeout=20.0) as session:
         weight = paramd.Parameter("weight", shape=(10, 3), session=session)
         weight.initialize("zeros")

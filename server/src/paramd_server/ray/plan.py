@@ -57,7 +57,7 @@ class ShardPlan:
         Raises:
             ValueError: naming the argument.
         """
-        if not 0 <= self.port <= _LAST_PORT - self.num_shards:
+        if not 0 <= self.port <= _LAST_PORT - (self.num_shards - 1):
             raise ValueError(
                 f"port: expected 0, or one with {self.num_shards - 1} more after it, but got "
                 f"{self.port!r}"

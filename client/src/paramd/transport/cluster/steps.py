@@ -12,7 +12,7 @@ from paramd.context import Context
 from paramd.errors import ParamdError, RolledBackError, StalledError
 from paramd.spec import Selector
 from paramd.trainer_spec import StagedPart, StepOptions, StepResult
-from paramd.transport.attempts import CallCancelledError
+from paramd.transport.attempts import CALL_GROUP, CallCancelledError
 from paramd.transport.cluster.shards import Shards
 from paramd.transport.operations import Operation
 from paramd.transport.protocols import Received
@@ -170,6 +170,10 @@ class ClusterStep:
                 return self._commit(operation, meeting)
             except BaseException:
                 meeting.fail()
+                group = CALL_GROUP.get()
+                if group is not None:
+                    # The others would find out after a poll.
+                    group.cancel()
                 raise
 
         answers = self._shards.run(

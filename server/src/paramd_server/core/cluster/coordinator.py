@@ -542,8 +542,11 @@ class Coordinator:
         if now - self._said_at < _SAY_AGAIN_S:
             return
         self._said_at = now
-        there = {0: self._own, **{n: each.standing for n, each in self._shards.items()}}
-        lists = "; ".join(f"shard {n}: {sorted(s.snapshots) or 'none'}" for n, s in there.items())
+        there = {n: each.standing.snapshots for n, each in sorted(self._shards.items())}
+        lists = "; ".join(
+            f"shard {number}: {sorted(snapshots) or 'none'}"
+            for number, snapshots in {0: self._snapshots(), **there}.items()
+        )
         _log.error(
             "the shards have no snapshot in common, so the cluster cannot start (%s). Bring the "
             "missing files back, or start every shard with --restore none to begin with nothing",
