@@ -545,7 +545,7 @@ class Coordinator:
         there = {n: each.standing.snapshots for n, each in sorted(self._shards.items())}
         lists = "; ".join(
             f"shard {number}: {sorted(snapshots) or 'none'}"
-            for number, snapshots in {0: self._snapshots(), **there}.items()
+            for number, snapshots in {0: self._own.snapshots | self._snapshots(), **there}.items()
         )
         _log.error(
             "the shards have no snapshot in common, so the cluster cannot start (%s). Bring the "
