@@ -32,7 +32,7 @@ help: ## list the targets
 
 setup: $(DEV) ## build .venv from the lock file, with both packages installed editable
 
-frameworks: $(FRAMEWORKS) ## put PyTorch and JAX into .venv too, for the tests that are skipped without
+frameworks: $(FRAMEWORKS) ## put PyTorch, JAX and Ray into .venv too, for the tests that are skipped without
 
 demo: $(DEV) ## train on handwritten digits: two workers, in step and not, and one that dies
 	$(BIN)/python -m examples.digits

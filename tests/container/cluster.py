@@ -143,7 +143,7 @@ class Cluster:
         number = self.options.num_shards
         command = ["--insecure", "--snapshot-dir", SNAPSHOTS, *self.options.server]
         if number > 1:
-            command += ["--shard", f"{shard}/{number}", "--cluster-id", f"test-{self.id}"]
+            command += ["--shard", f"{shard}/{number}"]
         if shard:
             command += ["--coordinator", f"shard-0:{PORT}"]
         else:

@@ -300,3 +300,34 @@ def test_it_leads_nobody(plant: FollowerPlant) -> None:
     plant.followed()
     with pytest.raises(InvalidArgumentError, match="coordinator of the cluster is shard 0"):
         plant.trainers.lead("t")
+
+
+@pytest.mark.parametrize("how", ["declared", "restored"])
+def test_values_say_which_step_they_are_of_from_the_beginning(
+    plant: FollowerPlant, how: str
+) -> None:
+    """Else a reader takes the first step of one shard and none of another one for whole."""
+    spec = TrainerSpec("t", ("w", "b"), optimizers.create("sgd"), distributed=True, staleness=0)
+    if how == "declared":
+        plant.trainers.declare(spec, (), (2,))
+        expected = 0
+    else:
+        trainer = plant.trainers.make(spec)
+        trainer.place((), (2,))
+        trainer.tally.num_steps = expected = 5
+        plant.trainers.put(trainer)
+    with plant.registry.hold(["w", "b"]) as parameters:
+        assert [each.step and each.step[1] for each in parameters] == [expected] * 2
+
+
+def test_values_that_are_ahead_are_not_marked_again(plant: FollowerPlant) -> None:
+    spec = TrainerSpec("t", ("w", "b"), optimizers.create("sgd"), distributed=True, staleness=0)
+    plant.trainers.declare(spec, (), (2,))
+    operation = plant.operation("a")
+    trainer = plant.trainers.find("t")
+    assert isinstance(trainer, FollowedTrainer)
+    trainer.carry_out(record(1, operation), 1)
+    plant.trainers.declare(spec, (), (2,))
+    with plant.registry.hold(["w"]) as (parameter,):
+        assert parameter.step is not None
+        assert parameter.step[1] == 1

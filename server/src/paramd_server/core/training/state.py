@@ -221,6 +221,17 @@ class TrainerState:
         with registry.hold([name for name in self.local_parameters if name in there]) as held:
             self.mark(held, self.tally.num_steps)
 
+    def mark_first(self, registry: Registry) -> None:
+        """Notes on the parameters here which step their values are of, where they do not say.
+
+        Without that a reader could not tell the first step that one shard has carried out from
+        values that no trainer steps on another one.
+        """
+        there = set(registry.names())
+        with registry.hold([name for name in self.local_parameters if name in there]) as parameters:
+            unmarked = [each for each in parameters if (each.step or (0, 0))[0] != self._mark]
+            self.mark(unmarked, self.tally.num_steps)
+
     def skips(self, push: Push) -> bool:
         """Whether a push is left out because a gradient is NaN or infinite."""
         return self.spec.non_finite == "skip" and bool(self.non_finite(push))

@@ -92,6 +92,7 @@ class Trainers:
         with known.condition:
             # Parameters may have been deleted and made anew, of another size.
             known.place(elsewhere, shards)
+            known.mark_first(self._world.registry)
         return known.info()
 
     def make(self, spec: TrainerSpec) -> StoredTrainer | FollowedTrainer:
@@ -102,6 +103,8 @@ class Trainers:
 
     def put(self, trainer: StoredTrainer | FollowedTrainer) -> None:
         """Takes up a trainer that `make` made."""
+        with trainer.condition:
+            trainer.mark_first(self._world.registry)
         with self._lock:
             self._trainers[trainer.spec.name] = trainer
 
