@@ -8,6 +8,8 @@ PYTHON ?= python3
 ORACLE_PYTHON ?= $(PYTHON)
 PROTO_PYTHON ?= $(PYTHON)
 PYTEST_ARGS ?=
+# How many of the tests' files run at a time: most of them wait for servers.
+TEST_JOBS ?= 2
 # Compose v2 where there is one, else v1.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 COMPOSE_WORKERS := worker-a worker-b
@@ -38,7 +40,7 @@ demo: $(DEV) ## train on handwritten digits: two workers, in step and not, and o
 	$(BIN)/python -m examples.digits
 
 test: $(DEV) ## run the unit, contract and system tests
-	$(BIN)/python -m pytest -m "not conformance" $(PYTEST_ARGS) $(FAST_TESTS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not conformance" $(PYTEST_ARGS) $(FAST_TESTS)
 
 lint: $(DEV) ## check with ruff (rules and format) and mypy --strict
 	$(BIN)/python -m ruff check .
