@@ -172,6 +172,7 @@ class Server:
             )
         self._role.start()
         self._keeper.snapshots.start()
+        threading.Thread(target=self._trainers.warm_up, name="warm-up", daemon=True).start()
         _log.info("serving on %s", ", ".join(self.addresses))
 
     def _standing(self) -> Standing:

@@ -6,10 +6,9 @@ Gradients are all -1 and the rate is 1: a value is the number of pushes in it.
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import paramd
 from paramd import Parameter, Session, Trainer
 from paramd.errors import RolledBackError, SnapshotFailedError
 from tests.support.cluster_process import ClusterProcess, cluster_of_processes
+from tests.support.faults.lines import line_to
 from tests.support.raw_calls import refused
 from tests.support.raw_workers import COMMITTED, RawWorker
 from tests.support.waiting import wait_until
@@ -171,91 +171,13 @@ def test_an_end_of_all_is_quiet(tmp_path: Path) -> None:
             assert cluster.await_formed() == generation
 
 
-class _Cut:
-    """Carries bytes to an address, until it is cut."""
-
-    def __init__(self, upstream: str) -> None:
-        host, _, port = upstream.rpartition(":")
-        self._upstream = (host, int(port))
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []  # guarded by _lock
-        self._is_cut = False  # guarded by _lock
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._acceptor = threading.Thread(target=self._accept, daemon=True)
-        self._acceptor.start()
-
-    def cut(self) -> None:
-        """Loses all connections, and takes no new ones."""
-        with self._lock:
-            self._is_cut = True
-            for each in self._sockets:
-                _close(each)
-            self._sockets.clear()
-
-    def mend(self) -> None:
-        with self._lock:
-            self._is_cut = False
-
-    def close(self) -> None:
-        _close(self._listener)
-        self.cut()
-        self._acceptor.join(10)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                if self._is_cut:
-                    _close(client)
-                    continue
-            try:
-                server = socket.create_connection(self._upstream, 5)
-            except OSError:
-                _close(client)
-                continue
-            server.settimeout(None)
-            with self._lock:
-                self._sockets += [client, server]
-            for pair in ((client, server), (server, client)):
-                threading.Thread(target=_carry, args=pair, daemon=True).start()
-
-
-def _carry(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    except OSError:
-        pass  # It was cut.
-    _close(source)
-    _close(sink)
-
-
-def _close(each: socket.socket) -> None:
-    with suppress(OSError):  # It may be closed already.
-        each.shutdown(socket.SHUT_RDWR)
-    each.close()
-
-
-@contextmanager
-def _cut(upstream: str) -> Iterator[_Cut]:
-    proxy = _Cut(upstream)
-    try:
-        yield proxy
-    finally:
-        proxy.close()
-
-
 def test_a_shard_that_is_cut_off_comes_back(tmp_path: Path) -> None:
     """Its way to the coordinator is gone for a while, and then that of the workers to it, too."""
     cluster = ClusterProcess(tmp_path)
     with ExitStack() as stack:
         stack.callback(cluster.close)
-        to_coordinator = stack.enter_context(_cut(cluster.addresses[0]))
-        to_shard = stack.enter_context(_cut(cluster.addresses[1]))
+        to_coordinator = stack.enter_context(line_to(cluster.addresses[0]))
+        to_shard = stack.enter_context(line_to(cluster.addresses[1]))
         cluster.coordinator = to_coordinator.address
         cluster.start()
         generation = cluster.await_formed()

@@ -259,7 +259,7 @@ def test_bad_initializers_are_refused_by_name(
         fill(spec, "net_w", shape, F32, seed=0, draw=0)
 
 
-@pytest.mark.parametrize("name", set(ARGUMENTS) - {"constant"})
+@pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - {"constant"}))
 def test_huge_shapes_are_checked_without_allocating(name: str) -> None:
     check(InitializerSpec(name), "w", (2**20, 2**14, 2**10, 2**10), F32)
 

@@ -18,7 +18,7 @@ from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.members import Members
 from paramd_server.core.training.trainer import StoredTrainer
-from paramd_server.core.training.trainers import Trainers, warm_up
+from paramd_server.core.training.trainers import Trainers
 from paramd_server.core.training.updates import SteppedParameter
 
 __all__ = ["MembersSection", "TrainersSection"]
@@ -107,7 +107,6 @@ class TrainersSection:
                 trainer.restore_progress(each["progress"])
             except (KeyError, TypeError, ValueError) as err:
                 raise ValueError(f"trainer {spec.name!r}: {err}") from err
-            warm_up(spec, self._registry)
             self._trainers.put(trainer)
 
     def _restore_residual(

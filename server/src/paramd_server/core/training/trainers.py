@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
 from paramd.errors import (
     InvalidArgumentError,
+    ParameterNotFoundError,
     TrainerMismatchError,
     TrainerNotFoundError,
 )
@@ -94,6 +96,16 @@ class Trainers:
             known.place(elsewhere, shards)
             known.mark_first(self._world.registry)
         return known.info()
+
+    def warm_up(self) -> None:
+        """Makes the backends ready for the trainers of a snapshot, which takes a second or more.
+
+        After the server has begun to serve: a step that comes before waits for it.
+        """
+        for trainer in self.all():
+            # A parameter that is deleted just now needs none.
+            with suppress(ParameterNotFoundError):
+                warm_up(trainer.spec, self._world.registry)
 
     def make(self, spec: TrainerSpec) -> StoredTrainer | FollowedTrainer:
         """A trainer that is not one of these yet."""
