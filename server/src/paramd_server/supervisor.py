@@ -286,7 +286,9 @@ class Supervisor:
                 give_up_at, patience_s = time.monotonic() + _KILL_S, _KILL_S
             for shard in [shard for shard in living if shard.descriptor in ready]:
                 living.remove(shard)
-                failed = failed or self._status_of_end(shard)
+                # Of each, whatever the others did: its process is reaped there.
+                status = self._status_of_end(shard)
+                failed = failed or status
         if self._config.port_file is not None:
             self._config.port_file.unlink(missing_ok=True)
         return failed
