@@ -31,7 +31,7 @@ from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.cluster_snapshots import ClusterOrders, FollowedSnapshots
 from paramd_server.config import ServerConfig
 from paramd_server.core.capture import Standstill
-from paramd_server.core.cluster.coordinator import Standing
+from paramd_server.core.cluster.standing import Standing
 from paramd_server.core.coordination import Barriers, Claims
 from paramd_server.core.operations import OperationWindow
 from paramd_server.core.registry import Registry

@@ -10,8 +10,9 @@ from typing import Final
 from paramd.trainer_spec import StagedPart
 from paramd.transport.channel import RenewableChannel
 from paramd_server.config import ServerConfig
-from paramd_server.core.cluster.coordinator import Cluster, Coordinator, Standing
+from paramd_server.core.cluster.coordinator import Coordinator
 from paramd_server.core.cluster.follower import Follower
+from paramd_server.core.cluster.standing import Cluster, Standing
 from paramd_server.core.operations import OperationWindow
 from paramd_server.core.training.buffers import BufferSteps
 from paramd_server.core.training.records import (

@@ -12,12 +12,12 @@ import pytest
 
 from paramd.errors import ClusterMismatchError
 from paramd.trainer_spec import StagedPart
-from paramd_server.core.cluster.coordinator import (
+from paramd_server.core.cluster.coordinator import Coordinator
+from paramd_server.core.cluster.standing import (
     GO_ON,
     RESTART,
     WAIT,
     Cluster,
-    Coordinator,
     Standing,
     Verdict,
 )

@@ -9,12 +9,12 @@ import grpc
 
 from paramd.errors import ClusterMismatchError
 from paramd.v1 import cluster_service_pb2 as pb
-from paramd_server.core.cluster.coordinator import (
+from paramd_server.core.cluster.coordinator import Coordinator
+from paramd_server.core.cluster.standing import (
     GO_ON,
     RESTART,
     WAIT,
     Cluster,
-    Coordinator,
     Standing,
 )
 from paramd_server.core.training.trainer import StoredTrainer

@@ -15,8 +15,8 @@ from paramd.errors import ClusterMismatchError, ParamdError
 from paramd.transport.channel import RenewableChannel
 from paramd.transport.retry import error_of
 from paramd.v1 import cluster_service_pb2 as pb
-from paramd_server.core.cluster.coordinator import GO_ON, RESTART, WAIT, Cluster, Standing
 from paramd_server.core.cluster.follower import Follower
+from paramd_server.core.cluster.standing import GO_ON, RESTART, WAIT, Cluster, Standing
 from paramd_server.rpc.cluster_messages import (
     operation_from_record,
     operation_to_record,
