@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from paramd.context import Context
-from paramd.errors import InvalidNameError
+from paramd.errors import InvalidNameError, InvalidRegionError
 
 __all__ = [
     "GRAD_REQS",
@@ -31,6 +31,7 @@ __all__ = [
     "TensorHead",
     "Version",
     "check_name",
+    "check_region",
     "merge_shapes",
     "shape_is_known",
 ]
@@ -295,6 +296,28 @@ def check_name(name: str) -> str:
         shown = name if size <= 80 else name[:60] + "..."
         raise InvalidNameError(f"a name has 1 to {MAX_NAME_BYTES} bytes, but got {size}: {shown!r}")
     return name
+
+
+def check_region(name: str, region: Region, shape: Shape) -> Shape:
+    """The shape of a region of an array.
+
+    Raises:
+        InvalidRegionError: where the array does not have it.
+    """
+    if len(region) != len(shape):
+        raise InvalidRegionError(
+            f"Parameter '{name}': a region of {len(region)} axes on shape {shape}", parameter=name
+        )
+    for axis, ((begin, count, step), size) in enumerate(zip(region, shape, strict=True)):
+        last = begin + (count - 1) * step
+        inside = count == 0 or (0 <= begin < size and 0 <= last < size)
+        if count < 0 or step == 0 or not inside:
+            raise InvalidRegionError(
+                f"Parameter '{name}': axis {axis} of shape {shape} has no part of {count} indices "
+                f"from {begin} by {step}",
+                parameter=name,
+            )
+    return tuple(count for _, count, _ in region)
 
 
 def shape_is_known(shape: Shape | None) -> bool:

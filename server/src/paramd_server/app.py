@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Callable
 from concurrent import futures
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -45,6 +43,7 @@ from paramd_server.core.training.state import TrainerState
 from paramd_server.core.training.trainer import World
 from paramd_server.core.training.trainers import Trainers
 from paramd_server.core.workers import Workers
+from paramd_server.port_file import write_port_file
 from paramd_server.rpc.authorization import Authorization
 from paramd_server.rpc.cluster_servicer import ClusterServicer
 from paramd_server.rpc.file_calls import FileCalls
@@ -167,9 +166,7 @@ class Server:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
         if self._config.port_file is not None:
-            _write_atomically(
-                self._config.port_file, json.dumps({"addresses": list(self.addresses)}) + "\n"
-            )
+            write_port_file(self._config.port_file, self.addresses)
         self._role.start()
         self._keeper.snapshots.start()
         threading.Thread(target=self._trainers.warm_up, name="warm-up", daemon=True).start()
@@ -417,9 +414,3 @@ def _check_declared(spec: ParameterSpec) -> None:
 
 def _pool(name: str, size: int) -> futures.ThreadPoolExecutor:
     return futures.ThreadPoolExecutor(size, thread_name_prefix=name)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

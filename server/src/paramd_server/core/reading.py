@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from paramd.context import Context
-from paramd.errors import DTypeMismatchError, InvalidRegionError, WrongStorageTypeError
-from paramd.spec import Region, Selector, Shape, TensorHead
+from paramd.errors import DTypeMismatchError, WrongStorageTypeError
+from paramd.spec import Selector, Shape, TensorHead, check_region
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.initialization import finish_deferred
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import IntArray, RowSparseGradient, check_ids
 from paramd_server.core.stored_parameter import StoredParameter
 
-__all__ = ["Reading", "RowReader", "check_region", "open_gradients", "open_values"]
+__all__ = ["Reading", "RowReader", "open_gradients", "open_values"]
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,6 @@ class Reading:
 
     head: TensorHead
     parts: tuple[HostArray, ...]
-
-
-def check_region(name: str, region: Region, shape: Shape) -> Shape:
-    """The shape of a region of an array.
-
-    Raises:
-        InvalidRegionError: where the array does not have it.
-    """
-    if len(region) != len(shape):
-        raise InvalidRegionError(
-            f"Parameter '{name}': a region of {len(region)} axes on shape {shape}", parameter=name
-        )
-    for axis, ((begin, count, step), size) in enumerate(zip(region, shape, strict=True)):
-        last = begin + (count - 1) * step
-        inside = count == 0 or (0 <= begin < size and 0 <= last < size)
-        if count < 0 or step == 0 or not inside:
-            raise InvalidRegionError(
-                f"Parameter '{name}': axis {axis} of shape {shape} has no part of {count} indices "
-                f"from {begin} by {step}",
-                parameter=name,
-            )
-    return tuple(count for _, count, _ in region)
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from paramd.errors import (
     ShapeMismatchError,
     WrongStorageTypeError,
 )
-from paramd.spec import Shape, TensorHead, Version
+from paramd.spec import Shape, TensorHead, Version, check_region
 from paramd_server.arrays.backend import Buffer, HostArray
-from paramd_server.core.reading import check_region
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import check_ids
 from paramd_server.core.stored_parameter import StoredParameter

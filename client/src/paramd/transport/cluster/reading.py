@@ -11,12 +11,11 @@ import numpy as np
 
 from paramd.errors import InvalidArgumentError, InvalidStreamError
 from paramd.files import RowSparseRows
-from paramd.spec import Part, Region, Selector, Shape, TensorHead
+from paramd.spec import Part, Region, Selector, Shape, TensorHead, check_region
 from paramd.transport.cluster.catalogue import StalePlacementError
 from paramd.transport.cluster.placed import Placed
 from paramd.transport.cluster.slicing import (
     Slice,
-    check_region,
     cut,
     local_ids,
     merged_rows,

@@ -16,20 +16,18 @@ import numpy as np
 from paramd.compression import packed_size
 from paramd.errors import (
     BroadcastError,
-    InvalidRegionError,
     InvalidStreamError,
     RowIdError,
     ShapeMismatchError,
     WrongStorageTypeError,
 )
 from paramd.files import RowSparseRows
-from paramd.spec import Part, Region, Shape
+from paramd.spec import Part, Region, Shape, check_region
 from paramd.transport.cluster.placed import Placed
 from paramd.transport.records import PackedGradient, TensorWrite
 
 __all__ = [
     "Slice",
-    "check_region",
     "check_row_ids",
     "check_write",
     "cut",
@@ -102,28 +100,6 @@ def _between(begin: int, step: int, part: Part) -> tuple[int, int]:
     if step < 0:
         begin, step, low, high = -begin, -step, -high, -low
     return -(-(low - begin) // step), (high - begin) // step
-
-
-def check_region(name: str, region: Region, shape: Shape) -> Shape:
-    """The shape of a region of an array.
-
-    Raises:
-        InvalidRegionError: where the array does not have it.
-    """
-    if len(region) != len(shape):
-        raise InvalidRegionError(
-            f"Parameter '{name}': a region of {len(region)} axes on shape {shape}", parameter=name
-        )
-    for axis, ((begin, count, step), size) in enumerate(zip(region, shape, strict=True)):
-        last = begin + (count - 1) * step
-        inside = count == 0 or (0 <= begin < size and 0 <= last < size)
-        if count < 0 or step == 0 or not inside:
-            raise InvalidRegionError(
-                f"Parameter '{name}': axis {axis} of shape {shape} has no part of {count} indices "
-                f"from {begin} by {step}",
-                parameter=name,
-            )
-    return tuple(count for _, count, _ in region)
 
 
 def check_row_ids(name: str, ids: Ids, num_rows: int) -> None:
