@@ -124,17 +124,6 @@ class Coordinator:
         """Of the cluster as it has formed; 0 before."""
         return self._generation
 
-    def await_formed(self, wait_s: float) -> bool:
-        """Waits a moment for all shards. Gives whether the cluster has formed."""
-        deadline = time.monotonic() + wait_s
-        with self._condition:
-            while not self._generation:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._condition.wait(left)
-            return True
-
     # What shards call
 
     def register(self, shard: int, cluster: Cluster, standing: Standing, wait_s: float) -> Verdict:
