@@ -14,6 +14,7 @@ import pytest
 
 import paramd
 from paramd.v1 import training_service_pb2 as training_pb
+from tests.support.clusters import small_cluster
 from tests.support.faults.plan import LOST_REPLIES, Fault, FaultPlan
 from tests.support.faults.proxy import FaultProxy, fault_proxy
 from tests.support.faults.restarting import RestartingServer
@@ -222,6 +223,46 @@ def test_synchronous_rounds_under_faults_and_a_restart_add_up(tmp_path: Path, se
     for name, total in sums(gradients, 2).items():
         np.testing.assert_array_equal(values[name], -total, f"{name}, seed {seed}")
     check_plan(plan, num_lost=20, num_cut=4, num_restarts=1)
+
+
+@pytest.mark.parametrize(("kvstore", "num_workers"), [("dist_sync", 2), ("dist_async", 3)])
+def test_steps_over_shards_under_faults_add_up(seed: int, kvstore: str, num_workers: int) -> None:
+    """The calls that commit meet every fault. Those that stage answer twice, first that a part is
+    there, and are cut off at any byte instead.
+    """
+    num_shards, num_steps = 3, 80
+    num_calls = num_workers * num_steps
+    commits = plan_for(seed, num_calls, "Step", "AwaitStep")
+    counts = {fault: round(FAULTS[fault] * num_calls) for fault in (Fault.DROP, Fault.DELAY)}
+    plans = [commits] + [
+        FaultPlan(seed + shard, counts, num_calls=num_calls, methods=["Step", "AwaitStep"])
+        for shard in range(1, num_shards)
+    ]
+
+    def gradients(index: int) -> Iterator[Grads]:
+        return integers(seed, index, num_steps)
+
+    with ExitStack() as stack:
+        shards = stack.enter_context(small_cluster(num_shards)).split(",")
+        proxies = [
+            stack.enter_context(fault_proxy(shard, plan, num_cuts=6, same=same_step))
+            for shard, plan in zip(shards, plans, strict=True)
+        ]
+        target = ",".join(proxy.address for proxy in proxies)
+        sessions = [
+            stack.enter_context(
+                paramd.connect(target, worker=f"worker-{index}", stall_timeout=STALL_S)
+            )
+            for index in range(num_workers)
+        ]
+        values = train(sessions, gradients, kvstore, {"learning_rate": 1.0})
+        for proxy in proxies:
+            proxy.settle()
+    for name, total in sums(gradients, num_workers).items():
+        np.testing.assert_array_equal(values[name], -total, f"{name}, seed {seed}")
+    check_plan(commits, num_lost=5, num_cut=2)
+    for plan in plans[1:]:
+        check_plan(plan, num_lost=0, num_cut=2)
 
 
 @pytest.mark.parametrize(("kvstore", "num_workers"), [("dist_sync", 2), ("dist_async", 1)])

@@ -287,6 +287,38 @@ def test_the_newest_snapshot_that_all_have(tmp_path: Path) -> None:
             assert session.trainers() == []
 
 
+def test_a_shard_whose_snapshots_are_lost_is_not_taken_in(tmp_path: Path) -> None:
+    """With nothing it would be a shard that has made none of the steps."""
+    away = tmp_path / "away"
+    with cluster_of_processes(tmp_path) as cluster:
+        generation = cluster.await_formed()
+        with paramd.connect(cluster.target, timeout=60.0) as session:
+            trainer = _trainer(session, "bounded")
+            for _ in range(2):
+                _step(trainer)
+            session.save_snapshot()
+            _step(trainer)
+        wait_until(lambda: _numbers(cluster, 1) != [], "shard 1 has it, too")
+        cluster.kill(1)
+        cluster.snapshot_dir(1).rename(away)
+        cluster.start(1)
+        wait_until(
+            lambda: cluster.said(0, "no snapshot in common") != [], "it says so", timeout_s=60.0
+        )
+        assert "shard 1: none" in cluster.said(0, "no snapshot in common")[0]
+        assert cluster.hello(1) is None, "it serves nobody"
+        with RawWorker(cluster.addresses[:1], "raw") as raw:
+            assert raw.num_steps("bounded") == [3], "the others keep what they have"
+        cluster.terminate(1)
+        cluster.await_end(1)
+        shutil.rmtree(cluster.snapshot_dir(1))
+        away.rename(cluster.snapshot_dir(1))
+        cluster.start(1)
+        cluster.await_formed(other_than=generation)
+        with paramd.connect(cluster.target, timeout=60.0) as session:
+            assert _step(_trainer(session, "bounded")) == 3.0
+
+
 def _numbers(cluster: ClusterProcess, shard: int) -> list[int]:
     folder = cluster.snapshot_dir(shard) / "snapshots"
     return sorted(int(each.parent.name) for each in folder.glob("[0-9]*/COMMITTED"))
