@@ -227,8 +227,9 @@ def test_synchronous_rounds_under_faults_and_a_restart_add_up(tmp_path: Path, se
 
 @pytest.mark.parametrize(("kvstore", "num_workers"), [("dist_sync", 2), ("dist_async", 3)])
 def test_steps_over_shards_under_faults_add_up(seed: int, kvstore: str, num_workers: int) -> None:
-    """The calls that commit meet every fault. Those that stage answer twice, first that a part is
-    there, and are cut off at any byte instead.
+    """The calls that commit meet every fault; those that stage are dropped, and cut at any byte.
+
+    A call that stages answers twice, first that its part is there, so it cannot be recorded.
     """
     num_shards, num_steps = 3, 80
     num_calls = num_workers * num_steps

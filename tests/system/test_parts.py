@@ -11,8 +11,8 @@ import pytest
 from paramd.context import cpu
 from paramd.initial_values import fill
 from paramd.spec import FirstValue, InitializerSpec, ParameterSpec, Part, Shape, StoredInfo
-from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import parameter_service_pb2 as pb
+from paramd.v1 import tensor_pb2
 from paramd.wire.messages import info_from_wire, part_to_wire, spec_to_wire
 from tests.support.raw_calls import INT64_MAX, RawClient, refused
 
@@ -40,9 +40,9 @@ NO_PARTS = {
 }
 
 
-def wire_part(shape: Sequence[int], rows: tuple[int, int, int]) -> parameter_pb2.Part:
+def wire_part(shape: Sequence[int], rows: tuple[int, int, int]) -> tensor_pb2.Part:
     begin, count, step = rows
-    return parameter_pb2.Part(
+    return tensor_pb2.Part(
         shape=tensor_pb2.Shape(dimensions=shape),
         rows=tensor_pb2.Range(begin=begin, count=count, step=step),
     )
@@ -55,7 +55,7 @@ def declare(client: RawClient, spec: ParameterSpec, *compared: str) -> StoredInf
     return info_from_wire(info)
 
 
-def set_shape(client: RawClient, name: str, shape: Shape, part: parameter_pb2.Part | None) -> None:
+def set_shape(client: RawClient, name: str, shape: Shape, part: tensor_pb2.Part | None) -> None:
     request = pb.SetAttributesRequest(
         operation=client.operation(), names=[name], shape=tensor_pb2.Shape(dimensions=shape)
     )

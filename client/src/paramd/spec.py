@@ -196,6 +196,7 @@ class TensorHead:
         two_bit_threshold: of a compressed gradient; 0 for an ordinary payload.
         step: of a read value whose trainer's steps are whole on all shards: which trainer, as a
             number, and how many steps it had made.
+        part: of a write, what the shard is to hold of the parameter; None where no shards are known.
     """
 
     name: str
@@ -209,6 +210,7 @@ class TensorHead:
     mode: str = ""
     two_bit_threshold: float = 0.0
     step: tuple[int, int] | None = None
+    part: Part | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -246,11 +248,13 @@ class Selector:
         name: the parameter.
         context: of the copy; None for the only one, or the one on the current context.
         region: the part of it; None for all.
+        part: what the shard is to hold of the parameter; None where no shards are known.
     """
 
     name: str
     context: Context | None = None
     region: Region | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

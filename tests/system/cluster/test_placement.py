@@ -206,3 +206,31 @@ def test_bad_input_changes_no_shard(session: Session) -> None:
     assert dense.grad().asnumpy().max() == 0
     with pytest.raises(IndexError, match=r"\(7, 2\)"):
         calls.get_data([Selector("w", None, ((6, 2, 1), (0, 2, 1)))], cpu(0))
+
+
+def test_a_region_of_a_parameter_that_was_made_anew(session: Session, other: Session) -> None:
+    """Every shard has the rows that are asked for by number, and they are other ones by now."""
+    dense = Parameter("w", shape=(7, 2), session=session)
+    dense.initialize("zeros")
+    other.delete(["w"])
+    anew = Parameter("w", shape=(10, 2), session=other)
+    anew.initialize("zeros")
+    expected = np.zeros((10, 2), "f4")
+    expected[5] = 5
+    session.calls.set_data([TensorWrite("w", np.full((), 5, "f4"), region=((5, 1, 1), (0, 2, 1)))])
+    np.testing.assert_array_equal(anew.data().asnumpy(), expected)
+    other.delete(["w"])
+    anew = Parameter("w", shape=(20, 2), session=other)
+    anew.initialize("zeros")
+    anew.data()[:] = np.arange(20)[:, None]
+    region = ((5, 1, 1), (0, 2, 1))
+    ((_, row),) = session.calls.get_data([Selector("w", None, region)], cpu(0))
+    assert isinstance(row, np.ndarray)
+    assert row.tolist() == [[5, 5]]
+    write = TensorWrite("w", np.ones((), "f4"), region=region, mode="add")
+    session.calls.set_grad([write], cpu(0))
+    other.delete(["w"])
+    anew = Parameter("w", shape=(7, 2), session=other)
+    anew.initialize("zeros")
+    session.calls.set_grad([write], cpu(0))
+    assert anew.grad().asnumpy().sum(axis=1).tolist() == [0, 0, 0, 0, 0, 2, 0]

@@ -80,6 +80,8 @@ def selector_to_wire(selector: Selector) -> pb.TensorSelector:
     if selector.region is not None:
         message.region.CopyFrom(region_to_wire(selector.region))
         message.region.SetInParent()
+    if selector.part is not None:
+        message.part.CopyFrom(part_to_wire(selector.part))
     return message
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.files import RowSparseRows
-from paramd.spec import Region, Shape
+from paramd.spec import Part, Region, Shape
 
 __all__ = [
     "PackedGradient",
@@ -49,6 +49,7 @@ class TensorWrite:
         context: of the copy; None for every copy (values) or the current one (gradients).
         region: the part that is written; None for all.
         mode: one of `paramd.wire.tensors.MODES`.
+        part: what the shard is to hold of the parameter; None where no shards are known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class TensorWrite:
     context: Context | None = None
     region: Region | None = None
     mode: str = "assign"
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
             value.dtype,
             mode=write.mode,
             two_bit_threshold=value.threshold,
+            part=write.part,
         )
         return head, [value.packed]
     if isinstance(value, RowSparseRows):
@@ -79,6 +80,7 @@ def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
         context=write.context,
         region=write.region,
         mode=write.mode,
+        part=write.part,
     )
     return head, parts
 

@@ -16,29 +16,27 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from paramd.v1 import tensor_pb2 as paramd_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paramd/v1/parameter.proto\x12\tparamd.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x16paramd/v1/tensor.proto\"\\\n\x0bInitializer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x63lient_side\x18\x03 \x01(\x08\"\x9c\x03\n\rParameterSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05shape\x18\x02 \x01(\x0b\x32\x10.paramd.v1.Shape\x12\x1f\n\x05\x64type\x18\x03 \x01(\x0e\x32\x10.paramd.v1.DType\x12%\n\x05stype\x18\x04 \x01(\x0e\x32\x16.paramd.v1.StorageType\x12*\n\ngrad_stype\x18\x05 \x01(\x0e\x32\x16.paramd.v1.StorageType\x12$\n\x08grad_req\x18\x06 \x01(\x0e\x32\x12.paramd.v1.GradReq\x12\x0f\n\x07lr_mult\x18\x07 \x01(\x01\x12\x0f\n\x07wd_mult\x18\x08 \x01(\x01\x12$\n\x04init\x18\t \x01(\x0b\x32\x16.paramd.v1.Initializer\x12\x1b\n\x13\x61llow_deferred_init\x18\n \x01(\x08\x12\x16\n\x0e\x64ifferentiable\x18\x0b \x01(\x08\x12&\n\x04kind\x18\x0c \x01(\x0e\x32\x18.paramd.v1.ParameterKind\x12\x1d\n\x04part\x18\r \x01(\x0b\x32\x0f.paramd.v1.Part\"G\n\x04Part\x12\x1f\n\x05shape\x18\x01 \x01(\x0b\x32\x10.paramd.v1.Shape\x12\x1e\n\x04rows\x18\x02 \x01(\x0b\x32\x10.paramd.v1.Range\"t\n\nFirstValue\x12$\n\x04init\x18\x01 \x01(\x0b\x32\x16.paramd.v1.Initializer\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0c\n\x04\x64raw\x18\x03 \x01(\x04\x12$\n\x08\x63ontexts\x18\x04 \x03(\x0b\x32\x12.paramd.v1.Context\"\xd1\x02\n\rParameterInfo\x12*\n\x08\x64\x65\x63lared\x18\x01 \x01(\x0b\x32\x18.paramd.v1.ParameterSpec\x12)\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x18.paramd.v1.ParameterSpec\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.paramd.v1.ParameterState\x12$\n\x08\x63ontexts\x18\x04 \x03(\x0b\x32\x12.paramd.v1.Context\x12#\n\x07version\x18\x05 \x01(\x0b\x32\x12.paramd.v1.Version\x12\x1b\n\x13\x61waits_client_value\x18\x06 \x01(\x08\x12\x13\n\x0bvalue_bytes\x18\x07 \x01(\x03\x12\x16\n\x0egradient_bytes\x18\x08 \x01(\x03\x12*\n\x0b\x66irst_value\x18\t \x01(\x0b\x32\x15.paramd.v1.FirstValue\"K\n\tOperation\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04*\\\n\x07GradReq\x12\x18\n\x14GRAD_REQ_UNSPECIFIED\x10\x00\x12\x12\n\x0eGRAD_REQ_WRITE\x10\x01\x12\x10\n\x0cGRAD_REQ_ADD\x10\x02\x12\x11\n\rGRAD_REQ_NULL\x10\x03*j\n\rParameterKind\x12\x1e\n\x1aPARAMETER_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARAMETER_KIND_PARAMETER\x10\x01\x12\x1b\n\x17PARAMETER_KIND_CONSTANT\x10\x02*\x8e\x01\n\x0eParameterState\x12\x1f\n\x1bPARAMETER_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARAMETER_STATE_DECLARED\x10\x01\x12\x1c\n\x18PARAMETER_STATE_DEFERRED\x10\x02\x12\x1f\n\x1bPARAMETER_STATE_INITIALIZED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paramd/v1/parameter.proto\x12\tparamd.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x16paramd/v1/tensor.proto\"\\\n\x0bInitializer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x63lient_side\x18\x03 \x01(\x08\"\x9c\x03\n\rParameterSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05shape\x18\x02 \x01(\x0b\x32\x10.paramd.v1.Shape\x12\x1f\n\x05\x64type\x18\x03 \x01(\x0e\x32\x10.paramd.v1.DType\x12%\n\x05stype\x18\x04 \x01(\x0e\x32\x16.paramd.v1.StorageType\x12*\n\ngrad_stype\x18\x05 \x01(\x0e\x32\x16.paramd.v1.StorageType\x12$\n\x08grad_req\x18\x06 \x01(\x0e\x32\x12.paramd.v1.GradReq\x12\x0f\n\x07lr_mult\x18\x07 \x01(\x01\x12\x0f\n\x07wd_mult\x18\x08 \x01(\x01\x12$\n\x04init\x18\t \x01(\x0b\x32\x16.paramd.v1.Initializer\x12\x1b\n\x13\x61llow_deferred_init\x18\n \x01(\x08\x12\x16\n\x0e\x64ifferentiable\x18\x0b \x01(\x08\x12&\n\x04kind\x18\x0c \x01(\x0e\x32\x18.paramd.v1.ParameterKind\x12\x1d\n\x04part\x18\r \x01(\x0b\x32\x0f.paramd.v1.Part\"t\n\nFirstValue\x12$\n\x04init\x18\x01 \x01(\x0b\x32\x16.paramd.v1.Initializer\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0c\n\x04\x64raw\x18\x03 \x01(\x04\x12$\n\x08\x63ontexts\x18\x04 \x03(\x0b\x32\x12.paramd.v1.Context\"\xd1\x02\n\rParameterInfo\x12*\n\x08\x64\x65\x63lared\x18\x01 \x01(\x0b\x32\x18.paramd.v1.ParameterSpec\x12)\n\x07\x63urrent\x18\x02 \x01(\x0b\x32\x18.paramd.v1.ParameterSpec\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.paramd.v1.ParameterState\x12$\n\x08\x63ontexts\x18\x04 \x03(\x0b\x32\x12.paramd.v1.Context\x12#\n\x07version\x18\x05 \x01(\x0b\x32\x12.paramd.v1.Version\x12\x1b\n\x13\x61waits_client_value\x18\x06 \x01(\x08\x12\x13\n\x0bvalue_bytes\x18\x07 \x01(\x03\x12\x16\n\x0egradient_bytes\x18\x08 \x01(\x03\x12*\n\x0b\x66irst_value\x18\t \x01(\x0b\x32\x15.paramd.v1.FirstValue\"K\n\tOperation\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04*\\\n\x07GradReq\x12\x18\n\x14GRAD_REQ_UNSPECIFIED\x10\x00\x12\x12\n\x0eGRAD_REQ_WRITE\x10\x01\x12\x10\n\x0cGRAD_REQ_ADD\x10\x02\x12\x11\n\rGRAD_REQ_NULL\x10\x03*j\n\rParameterKind\x12\x1e\n\x1aPARAMETER_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARAMETER_KIND_PARAMETER\x10\x01\x12\x1b\n\x17PARAMETER_KIND_CONSTANT\x10\x02*\x8e\x01\n\x0eParameterState\x12\x1f\n\x1bPARAMETER_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARAMETER_STATE_DECLARED\x10\x01\x12\x1c\n\x18PARAMETER_STATE_DEFERRED\x10\x02\x12\x1f\n\x1bPARAMETER_STATE_INITIALIZED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paramd.v1.parameter_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_GRADREQ']._serialized_start=1211
-  _globals['_GRADREQ']._serialized_end=1303
-  _globals['_PARAMETERKIND']._serialized_start=1305
-  _globals['_PARAMETERKIND']._serialized_end=1411
-  _globals['_PARAMETERSTATE']._serialized_start=1414
-  _globals['_PARAMETERSTATE']._serialized_end=1556
+  _globals['_GRADREQ']._serialized_start=1138
+  _globals['_GRADREQ']._serialized_end=1230
+  _globals['_PARAMETERKIND']._serialized_start=1232
+  _globals['_PARAMETERKIND']._serialized_end=1338
+  _globals['_PARAMETERSTATE']._serialized_start=1341
+  _globals['_PARAMETERSTATE']._serialized_end=1483
   _globals['_INITIALIZER']._serialized_start=94
   _globals['_INITIALIZER']._serialized_end=186
   _globals['_PARAMETERSPEC']._serialized_start=189
   _globals['_PARAMETERSPEC']._serialized_end=601
-  _globals['_PART']._serialized_start=603
-  _globals['_PART']._serialized_end=674
-  _globals['_FIRSTVALUE']._serialized_start=676
-  _globals['_FIRSTVALUE']._serialized_end=792
-  _globals['_PARAMETERINFO']._serialized_start=795
-  _globals['_PARAMETERINFO']._serialized_end=1132
-  _globals['_OPERATION']._serialized_start=1134
-  _globals['_OPERATION']._serialized_end=1209
+  _globals['_FIRSTVALUE']._serialized_start=603
+  _globals['_FIRSTVALUE']._serialized_end=719
+  _globals['_PARAMETERINFO']._serialized_start=722
+  _globals['_PARAMETERINFO']._serialized_end=1059
+  _globals['_OPERATION']._serialized_start=1061
+  _globals['_OPERATION']._serialized_end=1136
 # @@protoc_insertion_point(module_scope)

@@ -76,16 +76,8 @@ class ParameterSpec(_message.Message):
     allow_deferred_init: bool
     differentiable: bool
     kind: ParameterKind
-    part: Part
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_req: _Optional[_Union[GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[Initializer, _Mapping]] = ..., allow_deferred_init: bool = ..., differentiable: bool = ..., kind: _Optional[_Union[ParameterKind, str]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
-
-class Part(_message.Message):
-    __slots__ = ("shape", "rows")
-    SHAPE_FIELD_NUMBER: _ClassVar[int]
-    ROWS_FIELD_NUMBER: _ClassVar[int]
-    shape: _tensor_pb2.Shape
-    rows: _tensor_pb2.Range
-    def __init__(self, shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., rows: _Optional[_Union[_tensor_pb2.Range, _Mapping]] = ...) -> None: ...
+    part: _tensor_pb2.Part
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_stype: _Optional[_Union[_tensor_pb2.StorageType, str]] = ..., grad_req: _Optional[_Union[GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[Initializer, _Mapping]] = ..., allow_deferred_init: bool = ..., differentiable: bool = ..., kind: _Optional[_Union[ParameterKind, str]] = ..., part: _Optional[_Union[_tensor_pb2.Part, _Mapping]] = ...) -> None: ...
 
 class FirstValue(_message.Message):
     __slots__ = ("init", "seed", "draw", "contexts")

@@ -111,14 +111,16 @@ class InitializeResponse(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[InitializeOutcome, str]]] = ..., parameters: _Optional[_Iterable[_Union[_parameter_pb2.ParameterInfo, _Mapping]]] = ...) -> None: ...
 
 class TensorSelector(_message.Message):
-    __slots__ = ("name", "context", "region")
+    __slots__ = ("name", "context", "region", "part")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     name: str
     context: _tensor_pb2.Context
     region: _tensor_pb2.Region
-    def __init__(self, name: _Optional[str] = ..., context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ...) -> None: ...
+    part: _tensor_pb2.Part
+    def __init__(self, name: _Optional[str] = ..., context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ..., region: _Optional[_Union[_tensor_pb2.Region, _Mapping]] = ..., part: _Optional[_Union[_tensor_pb2.Part, _Mapping]] = ...) -> None: ...
 
 class GetDataRequest(_message.Message):
     __slots__ = ("tensors", "current_context")
@@ -275,8 +277,8 @@ class SetAttributesRequest(_message.Message):
     wd_mult: float
     init: _parameter_pb2.Initializer
     clear_init: bool
-    part: _parameter_pb2.Part
-    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., grad_req: _Optional[_Union[_parameter_pb2.GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[_parameter_pb2.Initializer, _Mapping]] = ..., clear_init: bool = ..., part: _Optional[_Union[_parameter_pb2.Part, _Mapping]] = ...) -> None: ...
+    part: _tensor_pb2.Part
+    def __init__(self, operation: _Optional[_Union[_parameter_pb2.Operation, _Mapping]] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Union[_tensor_pb2.Shape, _Mapping]] = ..., grad_req: _Optional[_Union[_parameter_pb2.GradReq, str]] = ..., lr_mult: _Optional[float] = ..., wd_mult: _Optional[float] = ..., init: _Optional[_Union[_parameter_pb2.Initializer, _Mapping]] = ..., clear_init: bool = ..., part: _Optional[_Union[_tensor_pb2.Part, _Mapping]] = ...) -> None: ...
 
 class SetAttributesResponse(_message.Message):
     __slots__ = ()

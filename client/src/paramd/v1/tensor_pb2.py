@@ -14,21 +14,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16paramd/v1/tensor.proto\x12\tparamd.v1\"H\n\x07\x43ontext\x12*\n\x0b\x64\x65vice_type\x18\x01 \x01(\x0e\x32\x15.paramd.v1.DeviceType\x12\x11\n\tdevice_id\x18\x02 \x01(\x05\"\x1b\n\x05Shape\x12\x12\n\ndimensions\x18\x01 \x03(\x03\")\n\x07Version\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12\x0f\n\x07\x63ounter\x18\x02 \x01(\x04\"3\n\x05Range\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x0c\n\x04step\x18\x03 \x01(\x03\"*\n\x06Region\x12 \n\x06ranges\x18\x01 \x03(\x0b\x32\x10.paramd.v1.Range\"\xfa\x02\n\x0cTensorHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05shape\x18\x02 \x01(\x0b\x32\x10.paramd.v1.Shape\x12\x1f\n\x05\x64type\x18\x03 \x01(\x0e\x32\x10.paramd.v1.DType\x12%\n\x05stype\x18\x04 \x01(\x0e\x32\x16.paramd.v1.StorageType\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.paramd.v1.Context\x12#\n\x07version\x18\x06 \x01(\x0b\x32\x12.paramd.v1.Version\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x10\n\x08num_rows\x18\x08 \x01(\x03\x12!\n\x06region\x18\t \x01(\x0b\x32\x11.paramd.v1.Region\x12\"\n\x04mode\x18\n \x01(\x0e\x32\x14.paramd.v1.WriteMode\x12\x19\n\x11two_bit_threshold\x18\x0b \x01(\x01\x12!\n\x04step\x18\x0c \x01(\x0b\x32\x13.paramd.v1.StepMark\"+\n\x08StepMark\x12\x0f\n\x07trainer\x18\x01 \x01(\x06\x12\x0e\n\x06number\x18\x02 \x01(\x04\"6\n\nTensorPack\x12(\n\x07tensors\x18\x01 \x03(\x0b\x32\x17.paramd.v1.PackedTensor\"E\n\x0cPackedTensor\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x0b\n\tStreamEnd*\xbe\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT64\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x05\x12\x0e\n\nDTYPE_INT8\x10\x06\x12\x0f\n\x0b\x44TYPE_INT32\x10\x07\x12\x0f\n\x0b\x44TYPE_INT64\x10\x08\x12\x0e\n\nDTYPE_BOOL\x10\t*x\n\x0bStorageType\x12\x1c\n\x18STORAGE_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14STORAGE_TYPE_DEFAULT\x10\x01\x12\x1b\n\x17STORAGE_TYPE_ROW_SPARSE\x10\x02\x12\x14\n\x10STORAGE_TYPE_CSR\x10\x03*\x8b\x01\n\nDeviceType\x12\x1b\n\x17\x44\x45VICE_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_TYPE_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_TYPE_GPU\x10\x02\x12\x1a\n\x16\x44\x45VICE_TYPE_CPU_PINNED\x10\x03\x12\x1a\n\x16\x44\x45VICE_TYPE_CPU_SHARED\x10\x04*\xd3\x01\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11WRITE_MODE_ASSIGN\x10\x01\x12\x12\n\x0eWRITE_MODE_ADD\x10\x02\x12\x17\n\x13WRITE_MODE_SUBTRACT\x10\x03\x12\x17\n\x13WRITE_MODE_MULTIPLY\x10\x04\x12\x15\n\x11WRITE_MODE_DIVIDE\x10\x05\x12\x1a\n\x16WRITE_MODE_BY_GRAD_REQ\x10\x06\x12\x1a\n\x16WRITE_MODE_ASSIGN_ROWS\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16paramd/v1/tensor.proto\x12\tparamd.v1\"H\n\x07\x43ontext\x12*\n\x0b\x64\x65vice_type\x18\x01 \x01(\x0e\x32\x15.paramd.v1.DeviceType\x12\x11\n\tdevice_id\x18\x02 \x01(\x05\"\x1b\n\x05Shape\x12\x12\n\ndimensions\x18\x01 \x03(\x03\")\n\x07Version\x12\r\n\x05\x65poch\x18\x01 \x01(\x06\x12\x0f\n\x07\x63ounter\x18\x02 \x01(\x04\"3\n\x05Range\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x0c\n\x04step\x18\x03 \x01(\x03\"*\n\x06Region\x12 \n\x06ranges\x18\x01 \x03(\x0b\x32\x10.paramd.v1.Range\"G\n\x04Part\x12\x1f\n\x05shape\x18\x01 \x01(\x0b\x32\x10.paramd.v1.Shape\x12\x1e\n\x04rows\x18\x02 \x01(\x0b\x32\x10.paramd.v1.Range\"\x99\x03\n\x0cTensorHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05shape\x18\x02 \x01(\x0b\x32\x10.paramd.v1.Shape\x12\x1f\n\x05\x64type\x18\x03 \x01(\x0e\x32\x10.paramd.v1.DType\x12%\n\x05stype\x18\x04 \x01(\x0e\x32\x16.paramd.v1.StorageType\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.paramd.v1.Context\x12#\n\x07version\x18\x06 \x01(\x0b\x32\x12.paramd.v1.Version\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x10\n\x08num_rows\x18\x08 \x01(\x03\x12!\n\x06region\x18\t \x01(\x0b\x32\x11.paramd.v1.Region\x12\"\n\x04mode\x18\n \x01(\x0e\x32\x14.paramd.v1.WriteMode\x12\x19\n\x11two_bit_threshold\x18\x0b \x01(\x01\x12!\n\x04step\x18\x0c \x01(\x0b\x32\x13.paramd.v1.StepMark\x12\x1d\n\x04part\x18\r \x01(\x0b\x32\x0f.paramd.v1.Part\"+\n\x08StepMark\x12\x0f\n\x07trainer\x18\x01 \x01(\x06\x12\x0e\n\x06number\x18\x02 \x01(\x04\"6\n\nTensorPack\x12(\n\x07tensors\x18\x01 \x03(\x0b\x32\x17.paramd.v1.PackedTensor\"E\n\x0cPackedTensor\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x0b\n\tStreamEnd*\xbe\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT64\x10\x02\x12\x11\n\rDTYPE_FLOAT16\x10\x03\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x04\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x05\x12\x0e\n\nDTYPE_INT8\x10\x06\x12\x0f\n\x0b\x44TYPE_INT32\x10\x07\x12\x0f\n\x0b\x44TYPE_INT64\x10\x08\x12\x0e\n\nDTYPE_BOOL\x10\t*x\n\x0bStorageType\x12\x1c\n\x18STORAGE_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14STORAGE_TYPE_DEFAULT\x10\x01\x12\x1b\n\x17STORAGE_TYPE_ROW_SPARSE\x10\x02\x12\x14\n\x10STORAGE_TYPE_CSR\x10\x03*\x8b\x01\n\nDeviceType\x12\x1b\n\x17\x44\x45VICE_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x45VICE_TYPE_CPU\x10\x01\x12\x13\n\x0f\x44\x45VICE_TYPE_GPU\x10\x02\x12\x1a\n\x16\x44\x45VICE_TYPE_CPU_PINNED\x10\x03\x12\x1a\n\x16\x44\x45VICE_TYPE_CPU_SHARED\x10\x04*\xd3\x01\n\tWriteMode\x12\x1a\n\x16WRITE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11WRITE_MODE_ASSIGN\x10\x01\x12\x12\n\x0eWRITE_MODE_ADD\x10\x02\x12\x17\n\x13WRITE_MODE_SUBTRACT\x10\x03\x12\x17\n\x13WRITE_MODE_MULTIPLY\x10\x04\x12\x15\n\x11WRITE_MODE_DIVIDE\x10\x05\x12\x1a\n\x16WRITE_MODE_BY_GRAD_REQ\x10\x06\x12\x1a\n\x16WRITE_MODE_ASSIGN_ROWS\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paramd.v1.tensor_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_DTYPE']._serialized_start=847
-  _globals['_DTYPE']._serialized_end=1037
-  _globals['_STORAGETYPE']._serialized_start=1039
-  _globals['_STORAGETYPE']._serialized_end=1159
-  _globals['_DEVICETYPE']._serialized_start=1162
-  _globals['_DEVICETYPE']._serialized_end=1301
-  _globals['_WRITEMODE']._serialized_start=1304
-  _globals['_WRITEMODE']._serialized_end=1515
+  _globals['_DTYPE']._serialized_start=951
+  _globals['_DTYPE']._serialized_end=1141
+  _globals['_STORAGETYPE']._serialized_start=1143
+  _globals['_STORAGETYPE']._serialized_end=1263
+  _globals['_DEVICETYPE']._serialized_start=1266
+  _globals['_DEVICETYPE']._serialized_end=1405
+  _globals['_WRITEMODE']._serialized_start=1408
+  _globals['_WRITEMODE']._serialized_end=1619
   _globals['_CONTEXT']._serialized_start=37
   _globals['_CONTEXT']._serialized_end=109
   _globals['_SHAPE']._serialized_start=111
@@ -39,14 +39,16 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_RANGE']._serialized_end=234
   _globals['_REGION']._serialized_start=236
   _globals['_REGION']._serialized_end=278
-  _globals['_TENSORHEADER']._serialized_start=281
-  _globals['_TENSORHEADER']._serialized_end=659
-  _globals['_STEPMARK']._serialized_start=661
-  _globals['_STEPMARK']._serialized_end=704
-  _globals['_TENSORPACK']._serialized_start=706
-  _globals['_TENSORPACK']._serialized_end=760
-  _globals['_PACKEDTENSOR']._serialized_start=762
-  _globals['_PACKEDTENSOR']._serialized_end=831
-  _globals['_STREAMEND']._serialized_start=833
-  _globals['_STREAMEND']._serialized_end=844
+  _globals['_PART']._serialized_start=280
+  _globals['_PART']._serialized_end=351
+  _globals['_TENSORHEADER']._serialized_start=354
+  _globals['_TENSORHEADER']._serialized_end=763
+  _globals['_STEPMARK']._serialized_start=765
+  _globals['_STEPMARK']._serialized_end=808
+  _globals['_TENSORPACK']._serialized_start=810
+  _globals['_TENSORPACK']._serialized_end=864
+  _globals['_PACKEDTENSOR']._serialized_start=866
+  _globals['_PACKEDTENSOR']._serialized_end=935
+  _globals['_STREAMEND']._serialized_start=937
+  _globals['_STREAMEND']._serialized_end=948
 # @@protoc_insertion_point(module_scope)

@@ -110,8 +110,16 @@ class Region(_message.Message):
     ranges: _containers.RepeatedCompositeFieldContainer[Range]
     def __init__(self, ranges: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
 
+class Part(_message.Message):
+    __slots__ = ("shape", "rows")
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    shape: Shape
+    rows: Range
+    def __init__(self, shape: _Optional[_Union[Shape, _Mapping]] = ..., rows: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
+
 class TensorHeader(_message.Message):
-    __slots__ = ("name", "shape", "dtype", "stype", "context", "version", "size_bytes", "num_rows", "region", "mode", "two_bit_threshold", "step")
+    __slots__ = ("name", "shape", "dtype", "stype", "context", "version", "size_bytes", "num_rows", "region", "mode", "two_bit_threshold", "step", "part")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +132,7 @@ class TensorHeader(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     TWO_BIT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: Shape
     dtype: DType
@@ -136,7 +145,8 @@ class TensorHeader(_message.Message):
     mode: WriteMode
     two_bit_threshold: float
     step: StepMark
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., dtype: _Optional[_Union[DType, str]] = ..., stype: _Optional[_Union[StorageType, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., size_bytes: _Optional[int] = ..., num_rows: _Optional[int] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., two_bit_threshold: _Optional[float] = ..., step: _Optional[_Union[StepMark, _Mapping]] = ...) -> None: ...
+    part: Part
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, _Mapping]] = ..., dtype: _Optional[_Union[DType, str]] = ..., stype: _Optional[_Union[StorageType, str]] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., size_bytes: _Optional[int] = ..., num_rows: _Optional[int] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., two_bit_threshold: _Optional[float] = ..., step: _Optional[_Union[StepMark, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
 
 class StepMark(_message.Message):
     __slots__ = ("trainer", "number")

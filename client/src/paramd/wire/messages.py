@@ -155,15 +155,15 @@ def initializer_from_wire(message: parameter_pb2.Initializer) -> InitializerSpec
     )
 
 
-def part_to_wire(part: Part) -> parameter_pb2.Part:
+def part_to_wire(part: Part) -> tensor_pb2.Part:
     """The message of a shard's part."""
-    return parameter_pb2.Part(
+    return tensor_pb2.Part(
         shape=tensor_pb2.Shape(dimensions=part.shape),
         rows=tensor_pb2.Range(begin=part.begin, count=part.count, step=part.step),
     )
 
 
-def part_from_wire(message: parameter_pb2.Part) -> Part:
+def part_from_wire(message: tensor_pb2.Part) -> Part:
     """The part of a message.
 
     Raises:

@@ -17,6 +17,8 @@ from paramd.wire.envelope import decode_data, encode_data
 from paramd.wire.messages import (
     context_from_wire,
     context_to_wire,
+    part_from_wire,
+    part_to_wire,
     stype_from_wire,
     stype_to_wire,
 )
@@ -94,6 +96,8 @@ def head_to_wire(head: TensorHead) -> tensor_pb2.TensorHeader:
     if head.region is not None:
         message.region.CopyFrom(region_to_wire(head.region))
         message.region.SetInParent()
+    if head.part is not None:
+        message.part.CopyFrom(part_to_wire(head.part))
     return message
 
 
@@ -129,6 +133,7 @@ def head_from_wire(message: tensor_pb2.TensorHeader) -> TensorHead:
         mode=_MODE_NAMES.get(message.mode, ""),
         two_bit_threshold=message.two_bit_threshold,
         step=(message.step.trainer, message.step.number) if message.HasField("step") else None,
+        part=part_from_wire(message.part) if message.HasField("part") else None,
     )
     _check_sizes(head, message.size_bytes)
     return head

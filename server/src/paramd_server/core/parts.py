@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from paramd.errors import ShapeMismatchError
 from paramd.spec import ParameterSpec, Part, Shape, merge_shapes, shape_is_known
 
-__all__ = ["merge_part", "shown_shape", "whole_shape"]
+__all__ = ["check_part", "merge_part", "shown_shape", "whole_shape"]
 
 
 def whole_shape(spec: ParameterSpec) -> Shape | None:
@@ -54,3 +55,21 @@ def merge_part(now: ParameterSpec, shape: Shape | None, part: Part | None) -> Pa
     if part != now.part:
         raise ValueError("one part against another")
     return now
+
+
+def check_part(spec: ParameterSpec, part: Part | None) -> None:
+    """Checks what a caller took to be here, when it computed where elements are.
+
+    Args:
+        spec: as it is now.
+        part: of what the caller knew; None where it knows of no shards.
+
+    Raises:
+        ShapeMismatchError: where another part is here. The parameter was made anew meanwhile.
+    """
+    if part is not None and part != spec.part:
+        raise ShapeMismatchError(
+            f"Parameter '{spec.name}': this is for {_shown_rows(part)}, but here is "
+            f"{shown_shape(spec)}",
+            parameter=spec.name,
+        )

@@ -13,6 +13,7 @@ from paramd.errors import DTypeMismatchError, WrongStorageTypeError
 from paramd.spec import Selector, Shape, TensorHead, check_region
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.initialization import finish_deferred
+from paramd_server.core.parts import check_part
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import IntArray, RowSparseGradient, check_ids
 from paramd_server.core.stored_parameter import StoredParameter
@@ -95,6 +96,7 @@ def _open(
     with ExitStack() as stack:
         with registry.hold([selector.name for selector in selectors]) as parameters:
             for parameter, selector in zip(parameters, selectors, strict=True):
+                check_part(parameter.current, selector.part)
                 check(parameter)
                 finish_deferred(parameter)
                 context = parameter.resolve(selector.context, current)

@@ -19,6 +19,7 @@ from paramd.errors import (
 )
 from paramd.spec import Shape, TensorHead, Version, check_region
 from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.core.parts import check_part
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import check_ids
 from paramd_server.core.stored_parameter import StoredParameter
@@ -84,7 +85,7 @@ class TensorStage(ABC):
                 f"Parameter '{head.name}' comes twice in one stream", parameter=head.name
             )
         with self._registry.hold([head.name]) as parameters:
-            self.check(parameters[0], head)
+            self._check(parameters[0], head)
         devices = self._registry.devices
         ids: Buffer | None = None
         shape, dtype = head.shape, head.dtype
@@ -104,6 +105,10 @@ class TensorStage(ABC):
     def names(self) -> list[str]:
         """The parameters whose tensors have been placed."""
         return [write.head.name for write in self._writes]
+
+    def _check(self, parameter: StoredParameter, head: TensorHead) -> None:
+        check_part(parameter.current, head.part)
+        self.check(parameter, head)
 
     @abstractmethod
     def check(self, parameter: StoredParameter, head: TensorHead) -> None:
@@ -132,7 +137,7 @@ class WriteStage(TensorStage):
         with self._registry.hold([write.head.name for write in writes]) as parameters:
             for parameter, write in zip(parameters, writes, strict=True):
                 # Again: what was right when the header came may not be so any more.
-                self.check(parameter, write.head)
+                self._check(parameter, write.head)
                 check_staged_ids(parameter, write)
             actions = []
             for parameter, write in zip(parameters, writes, strict=True):

@@ -9,7 +9,7 @@ from paramd.context import Context, cpu
 from paramd.errors import InvalidArgumentError
 from paramd.spec import Selector
 from paramd.v1 import parameter_service_pb2
-from paramd.wire.messages import context_from_wire
+from paramd.wire.messages import context_from_wire, part_from_wire
 from paramd.wire.tensors import region_from_wire, tensor_messages
 from paramd_server.core.reading import Reading
 
@@ -42,6 +42,7 @@ def selectors_from_wire(
             each.name,
             context_from_wire(each.context) if each.HasField("context") else None,
             region_from_wire(each.region) if each.HasField("region") else None,
+            part_from_wire(each.part) if each.HasField("part") else None,
         )
         for each in messages
     ]

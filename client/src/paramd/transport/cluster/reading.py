@@ -191,9 +191,10 @@ def _plan_read(placed: Placed, selector: Selector, out: Out, *, gradient: bool) 
         return _Read(placed, selector, None, {placed.home: _Piece(selector, out)})
     if sparse:
         # With a region or out=, any shard says what is wrong.
-        return _Read(
-            placed, selector, None, {shard: _Piece(selector, out) for shard in placed.shards}
-        )
+        sparse_pieces = {
+            shard: _Piece(replace(selector, part=part), out) for shard, part in placed.parts.items()
+        }
+        return _Read(placed, selector, None, sparse_pieces)
     shape, region = placed.whole, selector.region
     target = shape if region is None else check_region(placed.name, region, shape)
     whole = WholeArray(placed.name, target, out)
@@ -201,11 +202,13 @@ def _plan_read(placed: Placed, selector: Selector, out: Out, *, gradient: bool) 
     for shard, part in placed.parts.items():
         there = cut((0, shape[0], 1) if region is None else region[0], part)
         if there is not None:
-            pieces[shard] = _piece(whole, selector, region, there, (*part.local_shape,), target)
+            mine = replace(selector, part=part)
+            pieces[shard] = _piece(whole, mine, region, there, (*part.local_shape,), target)
     if not pieces:
         nothing = tuple((0, 0, 1) for _ in shape)
         place = _PartPlace(whole, slice(0, 0), (0,) * len(shape))
-        pieces[placed.home] = _Piece(replace(selector, region=nothing), place)
+        mine = replace(selector, region=nothing, part=placed.parts[placed.home])
+        pieces[placed.home] = _Piece(mine, place)
         if 0 not in target[:1]:
             raise InvalidStreamError(f"no shard has the rows of Parameter '{placed.name}'")
     return _Read(placed, selector, whole, pieces)

@@ -269,7 +269,8 @@ def split_write(placed: Placed, write: TensorWrite, *, gradient: bool) -> dict[i
         return _split_rows(placed, write, value, every=every)
     if isinstance(value, PackedGradient):
         return {
-            shard: replace(write, value=repack(value, part)) for shard, part in placed.parts.items()
+            shard: replace(write, value=repack(value, part), part=part)
+            for shard, part in placed.parts.items()
         }
     return _split_dense(placed, write, value, every=gradient)
 
@@ -283,11 +284,11 @@ def _split_rows(
         mine, where = local_ids(ids, part)
         if every or len(mine):
             rows = RowSparseRows(mine, value.rows[where], part.local_shape)
-            writes[shard] = replace(write, value=rows)
+            writes[shard] = replace(write, value=rows, part=part)
     if not writes:
         part = placed.parts[placed.home]
         nothing = RowSparseRows(ids[:0], value.rows[:0], part.local_shape)
-        writes[placed.home] = replace(write, value=nothing)
+        writes[placed.home] = replace(write, value=nothing, part=part)
     return writes
 
 
@@ -304,21 +305,21 @@ def _split_dense(
         there = cut(rows, part)
         if there is None:
             if every:
-                writes[shard] = _nothing(write, value, region)
+                writes[shard] = _nothing(write, value, region, part)
             continue
         local = None if region is None else (there.local, *region[1:])
         piece = value[there.where] if by_rows else value
-        writes[shard] = replace(write, value=piece, region=local)
+        writes[shard] = replace(write, value=piece, region=local, part=part)
     if not writes:
-        writes[placed.home] = _nothing(write, value, region)
+        writes[placed.home] = _nothing(write, value, region, placed.parts[placed.home])
     return writes
 
 
-def _nothing(write: TensorWrite, value: Array, region: Region | None) -> TensorWrite:
+def _nothing(write: TensorWrite, value: Array, region: Region | None, part: Part) -> TensorWrite:
     """A write of no element, to a shard that has none of the region."""
     assert region is not None, "every shard has rows of the whole"
     nothing = tuple((0, 0, 1) for _ in region)
-    return replace(write, value=np.zeros((), value.dtype), region=nothing)
+    return replace(write, value=np.zeros((), value.dtype), region=nothing, part=part)
 
 
 def repack(gradient: PackedGradient, part: Part) -> PackedGradient:
