@@ -196,7 +196,7 @@ class TensorHead:
         two_bit_threshold: of a compressed gradient; 0 for an ordinary payload.
         step: of a read value whose trainer's steps are whole on all shards: which trainer, as a
             number, and how many steps it had made.
-        part: of a write, what the shard is to hold of the parameter; None where no shards are known.
+        part: of a write, what the shard is to hold of the parameter; None where none is known.
     """
 
     name: str

@@ -77,6 +77,8 @@ class Stepper:
         codec: TwoBit | None,
     ) -> None:
         self.clock: int | None = None
+        # What it was before a step of which nobody knows whether it was committed.
+        self._clock_before: int | None = None
         self._session = session
         self._calls = session.calls.training
         self._spec = spec
@@ -89,7 +91,13 @@ class Stepper:
     def join(self) -> int:
         """Joins the trainer, and asks for the clock."""
         self.clock = self._calls.join(self._spec.name).clock
+        self._clock_before = None
         return self.clock
+
+    def leave(self) -> None:
+        """Leaves the trainer: its clock is nothing to this worker any more."""
+        self._calls.leave(self._spec.name)
+        self.clock = self._clock_before = None
 
     def step(
         self,
@@ -116,6 +124,7 @@ class Stepper:
         )
         current = current_context()
         clock, self.clock = self.clock, None
+        self._clock_before = clock
         try:
             result, received = perform(
                 session,
@@ -130,12 +139,8 @@ class Stepper:
             if clock is None or not session.joined:
                 raise
             self.clock = clock
-            raise RolledBackError(
-                f"trainer {self._spec.name!r}: this worker had joined, and the servers do not know "
-                "it any more: they went back to a snapshot of before, or began anew. "
-                "trainer.join() joins again, and tells the clock to go on from"
-            ) from err
-        self.clock = result.clock
+            raise self._forgotten() from err
+        self.clock, self._clock_before = result.clock, None
         if not result.skipped:
             self._residuals.update(residuals)
         if selectors and not received:
@@ -175,16 +180,36 @@ class Stepper:
     def _current_clock(self) -> int:
         if not self._spec.distributed:
             return 0
-        if self.clock is None:
-            if self._session.joined:
-                try:
-                    return self.join()
-                except WorkerNotJoinedError:
-                    # The servers have begun anew since, and this worker expects nothing of them.
-                    pass
-            self._session.join()
-            return self.join()
-        return self.clock
+        if self.clock is not None:
+            return self.clock
+        if self._session.joined:
+            try:
+                return self._clock_again()
+            except WorkerNotJoinedError as err:
+                if self._clock_before is not None:
+                    raise self._forgotten() from err
+                # The servers have begun anew since, and this worker expects nothing of them.
+        self._session.join()
+        return self._clock_again()
+
+    def _clock_again(self) -> int:
+        """Asks for the clock, which is not to be one of before the last step was tried."""
+        clock, before = self._calls.join(self._spec.name).clock, self._clock_before
+        if before is not None and clock < before:
+            raise RolledBackError(
+                f"trainer {self._spec.name!r}: this worker's clock was {before}, and the servers "
+                f"are at {clock}: they went back to a snapshot. trainer.join() tells the clock to "
+                "go on from"
+            )
+        self.clock = clock
+        return clock
+
+    def _forgotten(self) -> RolledBackError:
+        return RolledBackError(
+            f"trainer {self._spec.name!r}: this worker had joined, and the servers do not know it "
+            "any more: they went back to a snapshot of before, or began anew. trainer.join() joins "
+            "again, and tells the clock to go on from"
+        )
 
     def _write(self, name: str, value: Any, residuals: dict[str, Array]) -> TensorWrite:
         info = self._info(name)

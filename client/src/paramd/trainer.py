@@ -292,8 +292,7 @@ class Trainer:
 
     def leave(self) -> None:
         """Takes this worker out: the others do not wait for it any more."""
-        self._calls.leave(self.name)
-        self._stepper.clock = None
+        self._stepper.leave()
 
     def delete(self) -> None:
         """Removes the trainer from the cluster, with its optimizer states. The parameters stay."""

@@ -418,3 +418,29 @@ def test_a_shard_that_stays_away(tmp_path: Path) -> None:
         with RawWorker(cluster.addresses[:1], "raw") as raw:
             assert raw.num_steps("t") == [1]
             assert raw.values("t") == [{1.0}]
+
+
+def test_a_worker_that_gave_up_finds_out(tmp_path: Path) -> None:
+    """Whether its step was committed is not known, but that those before it were, is."""
+    with (
+        cluster_of_processes(tmp_path) as cluster,
+        paramd.connect(cluster.target, timeout=5.0) as session,
+    ):
+        generation = cluster.await_formed()
+        trainer = _declare(session, "t", "bounded")
+        grads = {"t": -paramd.nd.ones((10, 3))}
+        trainer.step(1, grads=grads)
+        session.save_snapshot()
+        for _ in range(2):
+            trainer.step(1, grads=grads)
+        cluster.kill(1)
+        with pytest.raises(ServerUnavailable, match=cluster.addresses[1]):
+            trainer.step(1, grads=grads)
+        cluster.start(1)
+        cluster.await_formed(other_than=generation)
+        for _ in range(2):
+            with pytest.raises(RolledBackError, match=r"was 3, and the servers are at 1"):
+                trainer.step(1, grads=grads)
+        assert trainer.join() == 1
+        trainer.step(1, grads=grads)
+        assert trainer.clock == 2
