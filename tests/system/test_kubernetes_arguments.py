@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from paramd_server.certificates import main as make_certificates
 from tests.support.kustomize import Document, containers_of, render
 from tests.support.server_process import ServerProcess, serve, server_environment
+from tests.support.waiting import wait_until
 
 MANIFESTS: Final = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 
@@ -41,6 +42,7 @@ def test_pods_serve_and_their_probes_say_so(folder: str, tmp_path: Path) -> None
     server = _server(folder)
     with ExitStack() as stack:
         pods: list[ServerProcess] = []
+        asked: list[tuple[dict[str, str], str]] = []
         for index in range(2):
             pod = tmp_path / str(index)
             pod.mkdir()
@@ -55,21 +57,35 @@ def test_pods_serve_and_their_probes_say_so(folder: str, tmp_path: Path) -> None
             }
             words = _replaced(server["args"], places)
             pods.append(stack.enter_context(serve(pod, *words, listen=None)))
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                _ask(server[probe], places, pods[-1].address)
+            asked.append((places, pods[-1].address))
+            for probe in ("startupProbe", "livenessProbe"):
+                assert _ask(server[probe], *asked[-1]) == 0
+            if index == 0:
+                assert _ask(server["readinessProbe"], *asked[0]) == 3, "no cluster has formed"
+        for each_asked in asked:
+            wait_until(
+                lambda each=each_asked: _ask(server["readinessProbe"], *each) == 0,  # type: ignore[misc]
+                "the cluster has formed",
+            )
         for each in pods:
             each.terminate()
         assert [each.await_end() for each in pods] == [0, 0]
         assert [each.trouble() for each in pods] == [[], []]
 
 
-def _ask(probe: Document, places: Mapping[str, str], address: str) -> None:
-    """Asks a server as the kubelet would: by a command in the pod, or the health service."""
+def _ask(probe: Document, places: Mapping[str, str], address: str) -> int:
+    """Asks a server as the kubelet would, by a command in the pod or the health service.
+
+    Returns:
+        The exit status.
+    """
     if "exec" in probe:
         program, *words = _replaced(probe["exec"]["command"], places)
         assert program == "paramd"
     else:
-        words = ["health", "--probe", f"--target={address}"]
+        service = probe["grpc"].get("service")
+        assert service in (None, "paramd.v1.ParameterService")
+        words = ["health", "--ready" if service else "--probe", f"--target={address}"]
     done = subprocess.run(
         [sys.executable, "-m", "paramd.cli", *words],
         env=server_environment(),
@@ -78,4 +94,5 @@ def _ask(probe: Document, places: Mapping[str, str], address: str) -> None:
         timeout=probe["timeoutSeconds"] * 3,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    print(done.stderr)
+    return done.returncode

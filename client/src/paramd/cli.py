@@ -326,13 +326,17 @@ def snapshots_command(target: str, timeout: float, as_json: bool) -> None:
 @click.option(
     "--probe", is_flag=True, help="Ask once, by grpc.health.v1: whether it serves. Takes no token."
 )
+@click.option(
+    "--ready", is_flag=True, help="As --probe, and whether its cluster has formed and takes calls."
+)
 @_target_options
 @_json_option
-def health_command(probe: bool, target: str, timeout: float, as_json: bool) -> None:
-    """Ask the server whether it serves. Exit status 3 where it cannot be reached."""
-    if probe:
+def health_command(probe: bool, ready: bool, target: str, timeout: float, as_json: bool) -> None:
+    """Ask the server whether it serves. Exit status 3 where it cannot be reached, or does not."""
+    if probe or ready:
         with _failures():
-            ask_health(target, resolve_credentials(**_security(target)), timeout=timeout)
+            credentials = resolve_credentials(**_security(target))
+            ask_health(target, credentials, timeout=timeout, ready=ready)
         if as_json:
             _print_json({"target": target, "status": "serving"})
         else:

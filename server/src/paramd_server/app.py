@@ -69,6 +69,7 @@ _TRAINING: Final = training_service_pb2.DESCRIPTOR.services_by_name["TrainingSer
 _CLUSTER: Final = cluster_service_pb2.DESCRIPTOR.services_by_name["ClusterService"]
 _SNAPSHOTS: Final = snapshot_service_pb2.DESCRIPTOR.services_by_name["SnapshotService"]
 _SERVICES: Final = (_PARAMETERS, _SESSIONS, _TRAINING, _SNAPSHOTS)
+_SERVICE_NAMES: Final = tuple(service.full_name for service in _SERVICES)
 _NUM_CLUSTER_THREADS: Final = 64
 _NUM_CONTROL_THREADS: Final = 8
 _NUM_WAITING_THREADS: Final = 64
@@ -139,7 +140,7 @@ class Server:
                 snapshot=self._on_snapshot,
                 restart=self._start_again,
                 lost=self._abandon_snapshot,
-                formed=self._forget_stopped,
+                formed=self._on_formed,
             ),
             self._open_channel,
         )
@@ -156,14 +157,15 @@ class Server:
             SnapshotError: where the state of before cannot be taken up.
         """
         self._keeper.take_up()
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING, *_SERVICE_NAMES)
         self._role.begin(
             self._keeper.origin.cluster_id, self._standing(), self._trainers, self._operations
         )
         self.addresses = tuple(self._bind(address) for address in self._config.listen)
         self._server.start()
         self._members.begin_leases()
-        for name in ("", *(service.full_name for service in _SERVICES)):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        # That the process lives. Its services are ready when the cluster has formed.
+        self._set_health(health_pb2.HealthCheckResponse.SERVING, "")
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
         if self._config.port_file is not None:
             write_port_file(self._config.port_file, self.addresses)
@@ -194,8 +196,15 @@ class Server:
     def _abandon_snapshot(self, why: str) -> None:
         self._keeper.snapshots.abandon(why)
 
-    def _forget_stopped(self) -> None:
+    def _on_formed(self) -> None:
         self._keeper.forget_stopped()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING, *_SERVICE_NAMES)
+
+    def _set_health(
+        self, status: health_pb2.HealthCheckResponse.ServingStatus, *names: str
+    ) -> None:
+        for name in names:
+            self._health.set(name, status)
 
     def _cluster(self) -> session_service_pb2.Cluster:
         """Which of which cluster this server is."""
@@ -347,7 +356,7 @@ class Server:
         self._add_health()
         reflection.enable_server_reflection(
             (
-                *(service.full_name for service in _SERVICES),
+                *_SERVICE_NAMES,
                 health.SERVICE_NAME,
                 reflection.SERVICE_NAME,
             ),
