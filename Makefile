@@ -14,6 +14,9 @@ TEST_JOBS ?= 2
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 COMPOSE_WORKERS := worker-a worker-b
 
+# Hundreds of processes are started, each of which would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCKED := .venv/.locked

@@ -134,8 +134,10 @@ def _server(folder: Path, name: str, *arguments: str) -> Iterator[tuple[str, flo
     port_file = folder / f"{name}.json"
     command = [sys.executable, "-m", "paramd_server", "--port-file", str(port_file)]
     command += ["--listen", f"unix:{folder}/{name}.sock", "--log-level", "warning", *arguments]
+    # As an installed server, which finds its modules compiled.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     begin = time.perf_counter()
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=environment) as process:
         try:
             while not port_file.exists():
                 if process.poll() is not None or time.perf_counter() - begin > _START_S:

@@ -18,6 +18,7 @@ from paramd.context import cpu
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core import held_buffers
+from paramd_server.core.capture import no_scratch
 from paramd_server.core.held_buffers import BufferHolds
 from paramd_server.core.snapshot import SnapshotError
 from paramd_server.storage.snapshot_files import ScratchFile
@@ -69,6 +70,8 @@ def test_content_is_as_it_was_whatever_is_written_between_the_pieces(
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         stack.callback(holds.release)
         patch.setattr(held_buffers, "_PIECE_BYTES", data.draw(st.sampled_from([1, 1000, 1 << 20])))
+        # All in the scratch file, a part of it, nothing.
+        patch.setattr(held_buffers, "_SPARE_SHARE", data.draw(st.sampled_from([0.0, 1e-4, 0.5])))
         for way in (held.peek, held.read):
             write()
             pieces = []
@@ -79,7 +82,10 @@ def test_content_is_as_it_was_whatever_is_written_between_the_pieces(
     assert buffer.hold is None, "it is not held any more once it has been read"
 
 
-def test_memory_is_given_back_and_the_scratch_file_is_closed(tmp_path: Path) -> None:
+def test_memory_is_given_back_and_the_scratch_file_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_buffers, "_SPARE_SHARE", 0.0)
     made: list[ScratchFile] = []
 
     def scratch() -> ScratchFile:
@@ -101,6 +107,23 @@ def test_memory_is_given_back_and_the_scratch_file_is_closed(tmp_path: Path) -> 
     assert made[0]._file.closed
 
 
+def test_what_is_set_aside_is_counted_and_leaves_room() -> None:
+    array = np.ones((1000, 200), "f4")
+    limit = array.nbytes * 2
+    holds, buffer, _ = hold(array, no_scratch, limit)
+    account = holds._devices.account
+    used = account.used_bytes
+    holds.keep(buffer, np.arange(100), by_rows=True)
+    assert account.used_bytes == used + 100 * 800 + 1000 * 8
+    account.reserve(limit - account.used_bytes - 100_000)
+    assert holds.active
+    holds.keep(buffer, np.arange(200), by_rows=True)
+    assert not holds.active, "it asked for the scratch file, and has left what was free"
+    assert limit - account.used_bytes == 100_000
+    holds.release()
+    assert limit - account.used_bytes == 100_000 + 100 * 800 + 1000 * 8
+
+
 @pytest.mark.parametrize("reason", ["disk", "memory"])
 def test_what_cannot_be_set_aside_fails_the_snapshot_and_not_the_write(
     tmp_path: Path, reason: str
@@ -109,7 +132,8 @@ def test_what_cannot_be_set_aside_fails_the_snapshot_and_not_the_write(
         raise OSError(28, "No space left on device")
 
     array = np.ones((1000, 200), "f4")
-    limit = array.nbytes if reason == "memory" else LIMIT
+    # Room for a list of what was set aside, and no more.
+    limit = array.nbytes + (0 if reason == "memory" else 8000)
     holds, buffer, _ = hold(array, full, limit)
     held = holds.find(buffer, by_rows=True)
     holds.keep(buffer, np.array([3]), by_rows=True)

@@ -2,8 +2,9 @@
 
 Most buffers are written whole: a writer that finds one held writes to another one and publishes
 that. A table of rows would be copied for the sake of a few, so it is written in place, and what
-is overwritten is set aside before, row by row, in a scratch file. The same is done with any buffer
-of which no second one fits into the memory limit, so that no write fails because of a snapshot.
+is overwritten is set aside before, row by row: in memory while much of it is free, then in a
+scratch file. The same is done with any buffer of which no second one fits into the memory limit, so
+that no write fails because of a snapshot.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from paramd.errors import MemoryLimitError
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.arrays.devices import Devices
 from paramd_server.core.snapshot import SnapshotError
@@ -27,6 +29,8 @@ _PIECE_BYTES: Final = 1 << 20
 _MIN_UNIT_BYTES: Final = 256
 _MAX_UNIT_BYTES: Final = 64 << 10
 _MIN_REST_S: Final = 0.002
+# What is set aside takes no more than this of what is free, so that writers find room.
+_SPARE_SHARE: Final = 0.5
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 ParameterLock = AbstractContextManager[Any]
@@ -136,6 +140,17 @@ class BufferHolds:
         with self._lock:
             self._reserved += size
 
+    def reserve_spare(self, size: int) -> bool:
+        """Counts memory that nobody will miss; False where there is none."""
+        account = self._devices.account
+        if (account.limit_bytes - account.used_bytes) * _SPARE_SHARE < self._reserved + size:
+            return False
+        try:
+            self.reserve(size)
+        except MemoryLimitError:
+            return False
+        return True
+
     def scratch(self) -> Scratch:
         """The scratch file. Raises OSError."""
         with self._lock:
@@ -190,10 +205,14 @@ class HeldBuffer:
         self._row_size = max(1, row_size)
         self._unit = _unit_size(self._row_size, host.itemsize, by_rows=by_rows)
         self._num_units = -(-host.size // self._unit)
-        # Guarded by the parameter's lock: the units below have been read for good, and where the
-        # others have been set aside: 1 + the offset in the scratch file, or 0.
+        # All that follow are guarded by the parameter's lock. The units below have been read for
+        # good.
         self._next = 0
+        # Where the others have been set aside: 1 + the place in memory, -1 - the offset in the
+        # scratch file, or 0.
         self._places: IntArray | None = None
+        self._kept: HostArray = np.empty((0, self._unit), self.dtype)
+        self._num_kept = 0
 
     def peek(self, lock: ParameterLock) -> Iterator[HostArray]:
         """As `read`, and it can be read again."""
@@ -218,6 +237,7 @@ class HeldBuffer:
         buffer, self._buffer = self._buffer, None
         self._next = self._num_units
         self._flat = np.empty(0, self.dtype)
+        self._kept = self._kept[:0].copy()
         if buffer is not None:
             self._holds.let_go(buffer)
 
@@ -231,11 +251,27 @@ class HeldBuffer:
         units = self._units_of(rows)
         units = units[(units >= self._next) & (self._places[units] == 0)]
         step = max(1, _PIECE_BYTES // self._unit_bytes)
-        scratch = self._holds.scratch()
         for begin in range(0, len(units), step):
             some = units[begin : begin + step]
-            offset = scratch.append(self._gather(some))
-            self._places[some] = offset + 1 + np.arange(len(some)) * self._unit_bytes
+            if self._has_room(len(some)):
+                begin, self._num_kept = self._num_kept, self._num_kept + len(some)
+                self._kept[begin : self._num_kept] = self._gather(some)
+                self._places[some] = np.arange(begin + 1, self._num_kept + 1)
+            else:
+                offset = self._holds.scratch().append(self._gather(some))
+                self._places[some] = -1 - offset - np.arange(len(some)) * self._unit_bytes
+
+    def _has_room(self, num_units: int) -> bool:
+        """Whether some more units can be set aside in memory."""
+        if not self._holds.reserve_spare(num_units * self._unit_bytes):
+            return False
+        if not len(self._kept):
+            try:
+                # No more than address space: the system gives memory where it is written.
+                self._kept = np.empty((self._num_units, self._unit), self.dtype)
+            except MemoryError:
+                return False
+        return True
 
     @property
     def _unit_bytes(self) -> int:
@@ -288,11 +324,14 @@ class HeldBuffer:
 
     def _restore(self, piece: HostArray, places: IntArray) -> None:
         """Puts what was set aside back into a piece."""
-        units = np.flatnonzero(places)
+        units = np.flatnonzero(places > 0)
+        if units.size:
+            piece[units] = self._kept[places[units] - 1]
+        units = np.flatnonzero(places < 0)
         if not units.size:
             return
-        units = units[np.argsort(places[units], kind="stable")]
-        offsets = places[units] - 1
+        units = units[np.argsort(-places[units], kind="stable")]
+        offsets = -1 - places[units]
         ends = [*(np.flatnonzero(np.diff(offsets) != self._unit_bytes) + 1), len(units)]
         scratch, begin = self._holds.scratch(), 0
         for end in ends:

@@ -19,8 +19,8 @@ __all__ = ["Capturer", "PartReport", "PartSaver", "PartStore"]
 _log = logging.getLogger(__name__)
 
 _JOIN_S: Final = 60.0
-# Of all processors, that a snapshot takes while the server serves.
-_SHARE: Final = 1 / 12
+# Of all processors, that a snapshot takes while the server serves. Measured: docs/performance.md.
+_SHARE: Final = 1 / 24
 
 # Called with the part's entry in the manifest, or with None and what went wrong.
 PartReport = Callable[[Mapping[str, Any] | None, str], None]
@@ -183,7 +183,7 @@ class PartSaver:
         entry: Mapping[str, Any] | None = None
         error = ""
         try:
-            # Who trains on the same processors loses a twelfth of them, and what writers set aside.
+            # Who trains on the same processors loses a 24th of them, and what writers set aside.
             state.set_pace(_SHARE * len(os.sched_getaffinity(0)))
             entry = self._store.write_part(name, state.sections())
             # What could not be kept to the end may have been written wrongly.
