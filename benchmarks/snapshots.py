@@ -41,7 +41,9 @@ class SnapshotFigures:
         size_bytes: of a snapshot.
         steps_alone: steps a second without a snapshot.
         steps_beside: steps a second while one is written.
-        snapshot_s: how long one took beside the steps, on average.
+        cost: the part of its steps that a run loses while a snapshot is written: the median over
+            snapshots, each beside the rates right before it and after it.
+        snapshot_s: how long one took beside the steps.
         longest_step_ms: the longest step while one was written.
         restart_s: from the start of the process until it serves, with the snapshot taken up.
         start_s: the same without a snapshot.
@@ -51,16 +53,12 @@ class SnapshotFigures:
     size_bytes: int
     steps_alone: float
     steps_beside: float
+    cost: float
     snapshot_s: float
     longest_step_ms: float
     restart_s: float
     start_s: float
     read_s: float
-
-    @property
-    def cost(self) -> float:
-        """The part of its steps that a run loses while a snapshot is written."""
-        return 1 - self.steps_beside / self.steps_alone
 
     @property
     def restart_ratio(self) -> float:
@@ -195,34 +193,44 @@ def measure_snapshots(folder: Path, *, quick: bool = False, rounds: int = 3) -> 
             steps.step()
         size = session.save_snapshot().size_bytes
         with steps.running():
+            time.sleep(1.0)
+            alone.append(_rate_alone(steps, quick=quick))
             for _ in range(rounds):
                 begin = time.perf_counter()
                 session.save_snapshot()
                 end = time.perf_counter()
-                # What is written to the disk behind the snapshot's back is its cost as well.
                 beside.append(steps.rate(begin, end))
                 longest = max(longest, steps.longest(begin, end))
                 spans.append(end - begin)
                 time.sleep(1.0)
-                begin = time.perf_counter()
-                time.sleep(max(2.0, spans[-1]))
-                alone.append(steps.rate(begin, time.perf_counter()))
+                alone.append(_rate_alone(steps, quick=quick))
+    costs = [1 - beside[i] / np.mean(alone[i : i + 2]) for i in range(rounds)]
+    reads: list[float] = []
+    restarts: list[float] = []
     newest = _newest(folder)
-    _forget(newest)
-    read_s = _read_time(newest)
-    _forget(newest)
-    with _server(folder, "again", *kept) as (_, restart_s):
-        pass
+    for number in range(rounds):
+        _forget(newest)
+        reads.append(_read_time(newest))
+        _forget(newest)
+        with _server(folder, f"again{number}", *kept) as (_, restart_s):
+            restarts.append(restart_s)
     return SnapshotFigures(
         size,
         float(np.median(alone)),
         float(np.median(beside)),
-        float(np.mean(spans)),
+        float(np.median(costs)),
+        float(np.median(spans)),
         longest * 1e3,
-        restart_s,
+        float(np.median(restarts)),
         start_s,
-        read_s,
+        float(np.median(reads)),
     )
+
+
+def _rate_alone(steps: _Steps, *, quick: bool) -> float:
+    begin = time.perf_counter()
+    time.sleep(2.0 if quick else 8.0)
+    return steps.rate(begin, time.perf_counter())
 
 
 def report_snapshots(figures: SnapshotFigures) -> list[str]:

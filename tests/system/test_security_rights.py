@@ -11,11 +11,14 @@ from typing import Any, Final
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import paramd
+from paramd.cli import main
 from paramd.errors import PermissionDeniedError, UnauthenticatedError
+from paramd.files import save_arrays
 from paramd.v1 import (
     cluster_service_pb2,
     parameter_pb2,
@@ -245,6 +248,27 @@ def test_a_training_job_needs_the_right_to_train(server: ServerProcess) -> None:
     with paramd.connect(server.address, token=TOKENS[Right.ADMIN]) as session:
         session.parameters().save("server:trained.npz")
         session.delete("trained")
+
+
+def test_a_failed_load_says_why_and_what_stays(server: ServerProcess, tmp_path: Path) -> None:
+    """What it made for the file it may not remove again."""
+    save_arrays(tmp_path / "x.npz", {"mine": np.zeros(3, "f4"), "new": np.zeros(2, "f4")})
+    arguments = ["load", str(tmp_path / "x.npz"), "--create", "--target", server.address]
+    with paramd.connect(server.address, token=TOKENS[Right.ADMIN]) as session:
+        paramd.Parameter("mine", shape=(2,), session=session).initialize()
+        for right, stays in ((Right.TRAIN, True), (Right.ADMIN, False)):
+            (tmp_path / "token").write_text(TOKENS[right])
+            result = CliRunner().invoke(main, [*arguments, "--token-file", str(tmp_path / "token")])
+            assert result.exit_code == 1
+            first, *notes = result.stderr.splitlines()
+            assert first.startswith("Error: ")
+            assert "'mine'" in first
+            assert [("1 parameter" in each, "admin" in each) for each in notes] == (
+                [(True, True)] if stays else []
+            )
+            assert ("new" in session.parameters()) == stays
+            session.delete([name for name in session.parameters() if name == "new"])
+        session.delete("mine")
 
 
 def test_a_client_without_a_token_is_told_how_to_give_one(server: ServerProcess) -> None:

@@ -139,11 +139,16 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except (ServerUnavailable, DeadlineExceededError, StalledError) as err:
-        click.echo(f"Error: {err}", err=True)
+        _print_error(err)
         sys.exit(_UNREACHABLE)
     except (ParamdError, MXNetError, OSError, ValueError, TypeError, AssertionError) as err:
-        click.echo(f"Error: {err}", err=True)
+        _print_error(err)
         sys.exit(_FAILED)
+
+
+def _print_error(err: BaseException) -> None:
+    for line in (f"Error: {err}", *getattr(err, "__notes__", ())):
+        click.echo(line, err=True)
 
 
 @main.command("ls")
@@ -272,9 +277,8 @@ def load_command(
         )
         try:
             loaded = load_file(session.parameters(prefix)._links, filename, rules)
-        except BaseException:
-            if made:
-                session.delete(made)
+        except BaseException as failure:
+            _take_back(session, made, failure)
             raise
     _report({"file": filename, "loaded": loaded}, as_json, f"loaded {_count(loaded)}")
 
@@ -379,6 +383,17 @@ def _declare_from(session: Session, filename: str, prefix: str, restore_prefix: 
     new = [spec for spec in specs if spec.name.startswith(prefix) and spec.name not in held]
     session.calls.declare([(spec, frozenset()) for spec in new])
     return [spec.name for spec in new]
+
+
+def _take_back(session: Session, made: Sequence[str], failure: BaseException) -> None:
+    """Removes the parameters that were made for a file which then could not be loaded."""
+    if not made:
+        return
+    try:
+        session.delete(made)
+    except ParamdError as err:
+        # With a token of the right train alone; what went wrong first is what matters.
+        failure.add_note(f"{_count(made)} without a value stay on the server: {err}")
 
 
 def _spec_of(info: TensorInfo, restore_prefix: str) -> ParameterSpec:

@@ -14,7 +14,7 @@ import paramd
 from paramd import optimizer as optimizers
 from paramd.spec import ParameterSpec
 from paramd.trainer_spec import TrainerSpec
-from tests.support.clusters import GIVEN
+from tests.support.clusters import GIVEN, NUM_SHARDS
 from tests.support.raw_calls import RawClient, step_stream
 from tests.support.server_process import ServerProcess, serve
 from tests.support.waiting import wait_until
@@ -23,7 +23,6 @@ Connect = Callable[..., paramd.Session]
 
 # What trainers do is the same on every number of shards. Nearly everything is split.
 _OVER_SHARDS = ("test_paths", "test_states", "test_synchrony", "test_workers")
-_NUMBERS = (1,) if GIVEN else (1, 2, 5)
 _SPLIT_ELEMENTS = "4"
 
 
@@ -31,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs some modules on clusters, too."""
     if "served" in metafunc.fixturenames:
         module = metafunc.module.__name__.rpartition(".")[2]
-        numbers = _NUMBERS if module in _OVER_SHARDS else (1,)
+        numbers = NUM_SHARDS if module in _OVER_SHARDS else (1,)
         ids = [f"{number} shards" if number > 1 else "1 server" for number in numbers]
         metafunc.parametrize("served", numbers, indirect=True, scope="module", ids=ids)
 
@@ -41,7 +40,7 @@ def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """The module's server, or a cluster of several shards."""
-    if request.param == 1:
+    if request.param == 1 or GIVEN:
         yield request.getfixturevalue("shared_server")
         return
     directory = tmp_path_factory.mktemp("cluster")
