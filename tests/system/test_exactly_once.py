@@ -231,7 +231,7 @@ def test_steps_over_shards_under_faults_add_up(seed: int, kvstore: str, num_work
 
     A call that stages answers twice, first that its part is there, so it cannot be recorded.
     """
-    num_shards, num_steps = 3, 80
+    num_shards, num_steps = 3, 40
     num_calls = num_workers * num_steps
     commits = plan_for(seed, num_calls, "Step", "AwaitStep")
     counts = {fault: round(FAULTS[fault] * num_calls) for fault in (Fault.DROP, Fault.DELAY)}
@@ -246,7 +246,7 @@ def test_steps_over_shards_under_faults_add_up(seed: int, kvstore: str, num_work
     with ExitStack() as stack:
         shards = stack.enter_context(small_cluster(num_shards)).split(",")
         proxies = [
-            stack.enter_context(fault_proxy(shard, plan, num_cuts=6, same=same_step))
+            stack.enter_context(fault_proxy(shard, plan, num_cuts=5, same=same_step))
             for shard, plan in zip(shards, plans, strict=True)
         ]
         target = ",".join(proxy.address for proxy in proxies)
