@@ -254,9 +254,10 @@ class HeldBuffer:
         for begin in range(0, len(units), step):
             some = units[begin : begin + step]
             if self._has_room(len(some)):
-                begin, self._num_kept = self._num_kept, self._num_kept + len(some)
-                self._kept[begin : self._num_kept] = self._gather(some)
-                self._places[some] = np.arange(begin + 1, self._num_kept + 1)
+                place = self._num_kept
+                self._num_kept += len(some)
+                self._kept[place : self._num_kept] = self._gather(some)
+                self._places[some] = np.arange(place + 1, self._num_kept + 1)
             else:
                 offset = self._holds.scratch().append(self._gather(some))
                 self._places[some] = -1 - offset - np.arange(len(some)) * self._unit_bytes
