@@ -4,7 +4,7 @@ Most buffers are written whole: a writer that finds one held writes to another o
 that. A table of rows would be copied for the sake of a few, so it is written in place, and what
 is overwritten is set aside before, row by row: in memory while much of it is free, then in a
 scratch file. The same is done with any buffer of which no second one fits into the memory limit, so
-that no write fails because of a snapshot.
+that no write fails because a buffer is held.
 """
 
 from __future__ import annotations
