@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from paramd import optimizer
-from paramd.context import Context
+from paramd.context import Context, cpu
 from paramd.errors import MemoryLimitError
 from paramd.spec import Region
 from paramd.wire.dtypes import DTYPES
-from paramd_server.arrays.backend import ArrayBackend, Buffer
+from paramd_server.arrays.backend import ArrayBackend, Buffer, host_array, region_shape
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
+from paramd_server.arrays.numpy_backend import NumpyBackend
 from paramd_server.arrays.updates import UPDATES
 from paramd_server.core.optimizers import rule_for
 from tests.support.optimizer_reference import Reference
@@ -86,7 +87,16 @@ class ArrayBackendContract(ABC):
     def value_of(
         self, backend: ArrayBackend, buffer: Buffer, region: Region | None = None
     ) -> np.ndarray[Any, Any]:
-        return np.array(backend.host(buffer, region))
+        if region is not None:
+            buffer = backend.part(buffer, region)
+        return host_array(backend, buffer).copy()
+
+    @pytest.fixture
+    def counted(self, backend: ArrayBackend, account: MemoryAccount) -> MemoryAccount:
+        """What counts the buffers of the context."""
+        kept = backend.zeros((), np.dtype("f4"), self.context)
+        name = str(kept.context)
+        return next((each for each in backend.accounts() if each.name == name), account)
 
     def test_serves_its_context(self, backend: ArrayBackend) -> None:
         assert self.context.device_type in backend.device_types
@@ -114,8 +124,8 @@ class ArrayBackendContract(ABC):
             backend.write(buffer, np.ones(shape, dtype), mode="assign")
             del buffer
 
-    def test_counts_what_lives(self, backend: ArrayBackend, account: MemoryAccount) -> None:
-        before = account.used_bytes
+    def test_counts_what_lives(self, backend: ArrayBackend, counted: MemoryAccount) -> None:
+        account, before = counted, counted.used_bytes
         first = backend.empty((1 << 18,), np.dtype("f4"), self.context)
         second = backend.zeros((1 << 18,), np.dtype("f8"), self.context)
         assert account.used_bytes - before == (1 << 20) + (2 << 20)
@@ -127,8 +137,9 @@ class ArrayBackendContract(ABC):
 
     @pytest.mark.parametrize("shape", [(LIMIT,), (2**62, 2**62), (0, 2**62, 4), (LIMIT // 4 + 1,)])
     def test_refuses_what_does_not_fit_and_takes_nothing(
-        self, backend: ArrayBackend, account: MemoryAccount, shape: tuple[int, ...]
+        self, backend: ArrayBackend, counted: MemoryAccount, shape: tuple[int, ...]
     ) -> None:
+        account = counted
         for make in (backend.empty, backend.zeros):
             with pytest.raises(MemoryLimitError):
                 make(shape, np.dtype("f4"), self.context)
@@ -217,6 +228,72 @@ class ArrayBackendContract(ABC):
         expected[index] += 100
         np.testing.assert_array_equal(self.value_of(backend, buffer), expected)
 
+    def test_a_region_is_copied(self, backend: ArrayBackend) -> None:
+        buffer = self.filled(backend, np.arange(12, dtype="<i4").reshape(SHAPE))
+        region = ((2, 3, -1), (3, 2, -2))
+        part = backend.part(buffer, region)
+        assert (part.shape, part.dtype) == (region_shape(region), buffer.dtype)
+        assert part.context == self.context
+        backend.write(buffer, np.zeros(SHAPE, "<i4"), mode="assign")
+        np.testing.assert_array_equal(self.value_of(backend, part), [[11, 9], [7, 5], [3, 1]])
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 3 << 20])
+    def test_reads_flat_and_in_pieces(self, backend: ArrayBackend, size: int) -> None:
+        value = np.arange(size, dtype="u1")
+        buffer = self.filled(backend, value)
+        np.testing.assert_array_equal(backend.flat(buffer), value)
+        for begin, end in ((0, None), (size // 3, size - size // 4), (size, size)):
+            flat = backend.flat(buffer, begin, end)
+            assert flat.flags.c_contiguous
+            np.testing.assert_array_equal(flat, value[begin:end])
+            # Each is valid until the next one comes.
+            pieces = [piece.copy() for piece in backend.pieces(buffer, begin, end)]
+            assert len(pieces) <= 1 or flat.size > 1 << 20
+            read = np.concatenate([np.empty(0, "u1"), *pieces])
+            np.testing.assert_array_equal(read, value[begin:end])
+
+    def test_pieces_may_be_left_half_way(self, backend: ArrayBackend) -> None:
+        buffer = self.filled(backend, np.ones(9 << 20, "u1"))
+        for taken in (0, 1):
+            pieces = backend.pieces(buffer)
+            for _ in range(taken):
+                assert next(pieces).all()
+            pieces.close()
+        backend.write(buffer, np.zeros((), "u1"), mode="assign")
+        assert not any(piece.any() for piece in backend.pieces(buffer))
+
+    @pytest.mark.parametrize(("value", "target"), [("f4", "f4"), ("f8", "<i4"), ("u1", "f2")])
+    def test_fills_elements_in_order(self, backend: ArrayBackend, value: str, target: str) -> None:
+        buffer = self.filled(backend, np.zeros(SHAPE, target))
+        backend.fill(buffer, 3, np.arange(1, 6, dtype=value))
+        backend.fill(buffer, 12, np.empty(0, value))
+        expected = np.zeros(12, target)
+        expected[3:8] = np.arange(1, 6)
+        np.testing.assert_array_equal(self.value_of(backend, buffer).reshape(-1), expected)
+
+    @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+    def test_adopts_what_was_staged(self, backend: ArrayBackend, dtype: np.dtype[Any]) -> None:
+        host = NumpyBackend(MemoryAccount(LIMIT), SpareBuffers())
+        staged = host.empty(SHAPE, dtype, cpu())
+        host.array(staged)[...] = number(5, dtype)
+        adopted = backend.adopt(staged, self.context)
+        assert (adopted.shape, adopted.dtype, adopted.context) == (SHAPE, dtype, self.context)
+        np.testing.assert_array_equal(self.value_of(backend, adopted), number(5, dtype))
+        # Its memory can still be read.
+        np.testing.assert_array_equal(host.array(staged), number(5, dtype))
+
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("place", [0, 700, 4999])
+    def test_finds_what_is_not_finite(
+        self, backend: ArrayBackend, dtype: np.dtype[Any], value: float, place: int
+    ) -> None:
+        array = np.full(5000, 1.5, dtype)
+        assert backend.all_finite(self.filled(backend, array))
+        array[place] = value
+        assert not backend.all_finite(self.filled(backend, array))
+        assert backend.all_finite(self.filled(backend, np.empty((0, 3), dtype)))
+
     def test_arithmetic_that_overflows_is_silent(self, backend: ArrayBackend) -> None:
         half = self.filled(backend, np.full(4, 60000, "f2"))
         backend.write(half, np.full(4, 60000, "f2"), mode="add")
@@ -253,6 +330,25 @@ class ArrayBackendContract(ABC):
         backend.put_rows(buffer, ids, np.full((1, 4), 2.9, "f8"), mode="assign")
         backend.put_rows(buffer, ids, np.full((1, 4), 3, "f4"), mode="subtract")
         np.testing.assert_array_equal(self.value_of(backend, buffer)[1], np.full(4, -1))
+
+    @pytest.mark.parametrize("mode", ["assign", "add", "subtract"])
+    def test_puts_rows_of_another_buffer(self, backend: ArrayBackend, mode: str) -> None:
+        value = number(2, np.dtype("f4"))
+        buffer = self.filled(backend, value)
+        rows = self.filled(backend, np.full((2, 4), 3, "f4"))
+        backend.put_rows(buffer, np.array([0, 2]), rows, mode=mode)
+        expected = {"assign": 0 * value + 3, "add": value + 3, "subtract": value - 3}[mode]
+        value[[0, 2]] = expected[[0, 2]]
+        np.testing.assert_array_equal(self.value_of(backend, buffer), value)
+
+    def test_takes_rows_of_any_size(self, backend: ArrayBackend) -> None:
+        buffer = self.filled(backend, np.arange(11, dtype="<i4"))
+        out = np.empty((2, 5), "<i4")
+        backend.take_rows(buffer, np.array([0, 1]), out, row_size=5)
+        np.testing.assert_array_equal(out, np.arange(10).reshape(2, 5))
+        pair = np.empty((1, 2), "<i4")
+        backend.take_rows(buffer, np.array([4]), pair, row_size=2)
+        np.testing.assert_array_equal(pair, [[8, 9]])
 
     def test_no_rows_are_no_change(self, backend: ArrayBackend) -> None:
         value = number(2, np.dtype("f4"))
@@ -337,6 +433,18 @@ class ArrayBackendContract(ABC):
         none = np.zeros(0, np.int64)
         backend.update("sgd", weight, np.ones((0, 4)), [], [1.0, np.inf, 0.5, 0.5], ids=none)
         assert (self.value_of(backend, weight) == 1).all()
+
+    def test_an_update_takes_the_gradient_of_a_buffer(self, backend: ArrayBackend) -> None:
+        weight = self.filled(backend, np.ones(SHAPE, "f4"))
+        gradient = self.filled(backend, number(1, np.dtype("f4")))
+        backend.update("sgd", weight, gradient, [], [1.0, np.inf, 0.5, 0.0])
+        expected = 1 - number(1, np.dtype("f4")) / 2
+        np.testing.assert_array_equal(self.value_of(backend, weight), expected)
+        rows = self.filled(backend, np.ones((1, 4), "f4"))
+        ids = np.array([2])
+        backend.update("sgd", weight, rows, [], [1.0, np.inf, 0.5, 0.0], ids=ids)
+        expected[2] -= 0.5
+        np.testing.assert_array_equal(self.value_of(backend, weight), expected)
 
     def test_an_update_leaves_its_gradient(self, backend: ArrayBackend) -> None:
         weight, gradient = self.filled(backend, np.ones(SHAPE, "f4")), np.ones(SHAPE, "f4")

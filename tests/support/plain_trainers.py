@@ -12,6 +12,7 @@ from paramd import optimizer as optimizers
 from paramd.context import Context, cpu
 from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec, TensorHead
 from paramd.trainer_spec import StepOptions, StepResult, TrainerSpec
+from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core.initialization import initialize
@@ -90,7 +91,7 @@ class Plant:
     def value(self, name: str, context: Context = CPU) -> Array:
         """A copy of a copy."""
         with self.registry.hold([name]) as (parameter,):
-            return parameter.backend(context).host(parameter.copies[context]).copy()
+            return host_array(parameter.backend(context), parameter.copies[context]).copy()
 
     def values(self) -> dict[str, bytes]:
         return {name: self.value(name).tobytes() for name in self.registry.names()}

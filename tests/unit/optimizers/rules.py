@@ -9,6 +9,7 @@ import numpy as np
 
 from paramd import optimizer
 from paramd.context import cpu
+from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
 from paramd_server.arrays.numpy_backend import NumpyBackend
 from paramd_server.core.optimizers import rule_for
@@ -66,8 +67,8 @@ class Run:
 
     def value(self) -> np.ndarray[Any, Any]:
         """A copy of the weight."""
-        return np.array(self.backend.host(self.weight))
+        return np.array(host_array(self.backend, self.weight))
 
     def state(self, name: str) -> np.ndarray[Any, Any]:
         """A copy of a state."""
-        return np.array(self.backend.host(self.states[name]))
+        return np.array(host_array(self.backend, self.states[name]))

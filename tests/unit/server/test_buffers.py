@@ -18,6 +18,7 @@ from paramd.errors import (
 )
 from paramd.spec import TensorHead
 from paramd.trainer_spec import StepOptions
+from paramd_server.arrays.backend import host_array
 from paramd_server.core.attributes import cast
 from paramd_server.core.gradient_writing import GradientStage
 from paramd_server.core.training.trainer import StoredTrainer
@@ -64,7 +65,7 @@ def write_rows(plant: Plant, ids: list[int], value: Array, context: Context) -> 
 
 def gradient(plant: Plant, name: str, context: Context) -> Array:
     with plant.registry.hold([name]) as (parameter,):
-        return parameter.backend(context).host(parameter.gradients[context]).copy()
+        return host_array(parameter.backend(context), parameter.gradients[context]).copy()
 
 
 def step(plant: Plant, trainer: StoredTrainer, **options: Any) -> bool:

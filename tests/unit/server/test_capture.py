@@ -15,6 +15,7 @@ import pytest
 from paramd.context import cpu
 from paramd.errors import MemoryLimitError
 from paramd.spec import TensorHead
+from paramd_server.arrays.backend import host_array
 from paramd_server.core import held_buffers
 from paramd_server.core.capture import CapturedState, Standstill
 from paramd_server.core.capture import capture as take
@@ -216,9 +217,9 @@ def _disturbed(array: Any, disturb: Any) -> Any:
 def _states(plant: Plant) -> dict[str, bytes]:
     stepped = plant.trainers.find("t").updates.stepped()
     return {
-        f"{name} {state} {entry.count}": plant.registry.devices.backend(cpu())
-        .host(buffer)
-        .tobytes()
+        f"{name} {state} {entry.count}": host_array(
+            plant.registry.devices.backend(cpu()), buffer
+        ).tobytes()
         for name, entry in stepped.items()
         for states in entry.states.values()
         for state, buffer in states.items()

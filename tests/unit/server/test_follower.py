@@ -10,6 +10,7 @@ import pytest
 from paramd import optimizer as optimizers
 from paramd.context import cpu
 from paramd.trainer_spec import StepOptions, TrainerSpec
+from paramd_server.arrays.backend import host_array
 from paramd_server.core.cluster.follower import Follower
 from paramd_server.core.training.buffers import BufferSteps
 from paramd_server.core.training.followed import FollowedTrainer
@@ -145,7 +146,7 @@ def test_a_step_by_the_buffers(plant: FollowerPlant, skipped: bool) -> None:
     assert trainer.info().num_steps == 1
     with plant.registry.hold(["w"]) as (parameter,):
         # zero_grad is part of the step.
-        assert not parameter.backend(cpu(0)).host(parameter.gradients[cpu(0)]).any()
+        assert not host_array(parameter.backend(cpu(0)), parameter.gradients[cpu(0)]).any()
 
 
 def test_a_step_by_the_buffers_of_deleted_parameters(plant: FollowerPlant) -> None:

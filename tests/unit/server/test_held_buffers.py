@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramd.context import cpu
+from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core import held_buffers
@@ -32,7 +33,7 @@ def hold(array: np.ndarray[Any, Any], scratch: Any, limit: int = LIMIT) -> tuple
     """A held buffer with a content: the holds, the buffer and its memory."""
     devices = Devices(MemoryAccount(limit))
     buffer = devices.backend(cpu()).zeros(array.shape, array.dtype, cpu())
-    host = devices.backend(cpu()).host(buffer)
+    host = host_array(devices.backend(cpu()), buffer)
     host[...] = array
     holds = BufferHolds(devices, scratch)
     holds.add(buffer)

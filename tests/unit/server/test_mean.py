@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paramd_server.core.mean import mean_blocks, mean_of_arrays
+from paramd_server.core.mean import FlatSource, mean_blocks, mean_of_arrays
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FINFO: Any = ml_dtypes.finfo
@@ -67,9 +67,11 @@ def test_truth_values_go_by_majority_and_ties_are_false() -> None:
 
 def test_blocks_join_to_the_whole() -> None:
     arrays = [np.random.default_rng(seed).standard_normal((70_001, 2)) for seed in (1, 2)]
-    joined = np.concatenate(list(mean_blocks(arrays)))
+    flat = [array.reshape(-1) for array in arrays]
+    sources: list[FlatSource] = [lambda begin, end, each=each: each[begin:end] for each in flat]  # type: ignore[misc]
+    joined = np.concatenate(list(mean_blocks(sources, flat[0].size)))
     np.testing.assert_array_equal(joined.reshape(70_001, 2), mean_of_arrays(arrays))
-    assert list(mean_blocks([np.zeros((0, 3))])) == []
+    assert list(mean_blocks(sources, 0)) == []
 
 
 def test_mean_of_infinities_is_silent() -> None:

@@ -31,6 +31,7 @@ from paramd.spec import (
     StoredInfo,
     TensorHead,
 )
+from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core import attributes
@@ -76,7 +77,7 @@ def initialized(registry: Registry, first: FirstValue = FIRST, *, force: bool = 
 def value(registry: Registry, context: Context | None = None) -> np.ndarray[Any, Any]:
     with registry.hold(["w"]) as (parameter,):
         buffer = parameter.copies[context or cpu()]
-        return np.array(parameter.backend(buffer.context).host(buffer))
+        return np.array(host_array(parameter.backend(buffer.context), buffer))
 
 
 def whole_value(first: FirstValue = FIRST, dtype: str = "f4") -> np.ndarray[Any, Any]:

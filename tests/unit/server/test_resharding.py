@@ -14,6 +14,7 @@ from paramd.context import Context, cpu
 from paramd.placement import home_shard, layout_of
 from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec, Shape
 from paramd.trainer_spec import TrainerSpec
+from paramd_server.arrays.backend import host_array
 from paramd_server.core.initialization import initialize
 from paramd_server.core.resharding import Resharded
 from paramd_server.core.snapshot import Section, SnapshotError, restore_sections
@@ -89,7 +90,7 @@ def shard_of(shard: int, num_shards: int) -> Plant:
         initialize(plant.registry, [entry], CONTEXTS, force_reinit=False)
         with plant.registry.hold([name]) as (parameter,):
             for context in CONTEXTS:
-                host = parameter.backend(context).host(parameter.copies[context])
+                host = host_array(parameter.backend(context), parameter.copies[context])
                 host[...] = rows_of(whole_value(name, context), part)
             if stype == "row_sparse":
                 context = CONTEXTS[1]
@@ -103,7 +104,7 @@ def shard_of(shard: int, num_shards: int) -> Plant:
                     plant.registry.devices,
                 )
             else:
-                host = parameter.backend(CONTEXTS[0]).host(parameter.gradients[CONTEXTS[0]])
+                host = host_array(parameter.backend(CONTEXTS[0]), parameter.gradients[CONTEXTS[0]])
                 host[...] = -rows_of(whole_value(name, cpu(7)), part)
     if names:
         optimizer = optimizers.create("adam", learning_rate=0.5)
@@ -155,17 +156,17 @@ def everything(plant: Plant) -> dict[str, Any]:
             found[name] = (parameter.current.shape, parameter.current.part, parameter.counter)
             for kind in ("copies", "gradients"):
                 for context, buffer in getattr(parameter, kind).items():
-                    host = parameter.backend(context).host(buffer)
+                    host = host_array(parameter.backend(context), buffer)
                     found[f"{name} {kind} {context}"] = host.tobytes()
             for context, gradient in parameter.sparse_gradients.items():
-                rows = parameter.backend(context).host(gradient.rows)
+                rows = host_array(parameter.backend(context), gradient.rows)
                 found[f"{name} rows {context}"] = (gradient.ids.tolist(), rows.tobytes())
     for trainer in plant.trainers.all():
         for name, entry in trainer.updates.stepped().items():
             found[f"{name} stepped"] = (entry.count, entry.counter)
             for context, states in entry.states.items():
                 for state, buffer in states.items():
-                    host = plant.registry.devices.backend(context).host(buffer)
+                    host = host_array(plant.registry.devices.backend(context), buffer)
                     found[f"{name} {state} {context}"] = host.tobytes()
     return found
 

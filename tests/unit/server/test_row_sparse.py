@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from paramd.context import cpu
 from paramd.errors import InvalidStreamError, MemoryLimitError, RowIdError
+from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core.row_sparse import RowSparseGradient, check_ids
@@ -22,7 +23,7 @@ row_sets = st.sets(st.integers(0, NUM_ROWS - 1)).map(lambda ids: np.array(sorted
 
 def dense(gradient: RowSparseGradient, devices: Devices) -> np.ndarray[Any, Any]:
     full = np.zeros(gradient.shape, gradient.rows.dtype)
-    full[gradient.ids] = devices.backend(cpu()).host(gradient.rows)
+    full[gradient.ids] = host_array(devices.backend(cpu()), gradient.rows)
     return full
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from paramd.context import Context, cpu, gpu
 from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec
+from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.core.capture import no_scratch
@@ -54,7 +55,7 @@ def blank(sections: Sequence[Section]) -> bool:
 
 
 def array_of(parameter: Any, context: Context) -> Any:
-    return parameter.backend(context).host(parameter.copies[context])
+    return host_array(parameter.backend(context), parameter.copies[context])
 
 
 def again(registry: Registry, limit: int = 4 << 20) -> tuple[Registry, MemorySnapshot]:

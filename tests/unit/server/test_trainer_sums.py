@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from paramd.optimizer import NAMES
+from paramd_server.arrays.backend import host_array
 from tests.support.plain_trainers import Array, Gradient, Plant
 
 SHAPE = (3, 5)
@@ -73,7 +74,7 @@ def make(dtype: str) -> Plant:
             with plant.registry.hold([name]) as (parameter,):
                 (buffer,) = parameter.copies.values()
                 value = np.random.default_rng(1).standard_normal(buffer.shape)
-                parameter.backend(buffer.context).host(buffer)[...] = value.astype(dtype)
+                host_array(parameter.backend(buffer.context), buffer)[...] = value.astype(dtype)
     return plant
 
 

@@ -178,13 +178,14 @@ def data_messages(payload: memoryview) -> Iterator[bytes]:
 
 
 def tensor_messages(
-    tensors: Iterable[tuple[TensorHead, Sequence[np.ndarray[Any, Any]]]],
+    tensors: Iterable[tuple[TensorHead, Iterable[np.ndarray[Any, Any]]]],
     message_class: type[Any],
 ) -> Iterator[bytes]:
     """The messages that carry tensors: small ones packed together, others in chunks.
 
     Args:
-        tensors: each with the arrays, C-contiguous, that make its payload; one at a time is taken.
+        tensors: each with the arrays, C-contiguous, that make its payload. One at a time is taken
+            and copied, so that they may share memory; but not those of a tensor of up to 128 KiB.
         message_class: of the stream's messages.
     """
     pack = tensor_pb2.TensorPack()

@@ -33,10 +33,12 @@ class MemoryAccount:
 
     Args:
         limit_bytes: the most that may be reserved at a time.
+        name: whose limit it is, for messages.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, name: str = "") -> None:
         self.limit_bytes = limit_bytes
+        self.name = name
         # Re-entrant: the garbage collector may release a buffer while this thread reserves one.
         self._lock = threading.RLock()
         self._used_bytes = 0  # guarded by _lock
@@ -56,9 +58,10 @@ class MemoryAccount:
         with self._lock:
             over = self._used_bytes + size > self.limit_bytes
             if over and not getattr(self._committed, "depth", 0):
+                limit = format_bytes(self.limit_bytes) + (f" of {self.name}" if self.name else "")
                 raise MemoryLimitError(
                     f"{format_bytes(size)} more than the {format_bytes(self._used_bytes)} in use "
-                    f"would exceed the memory limit of {format_bytes(self.limit_bytes)}"
+                    f"would exceed the memory limit of {limit}"
                 )
             self._used_bytes += size
 
@@ -103,6 +106,10 @@ class SpareBuffers:
         with self._lock:
             spare = self._spares.pop(size, None)
         return np.empty(size, np.uint8) if spare is None else spare[0]
+
+    def take_zeros(self, size: int) -> np.ndarray[Any, Any]:
+        """A flat buffer of zeros, whose pages the system provides when they are first written."""
+        return np.zeros(size, np.uint8)
 
     def give(self, flat: np.ndarray[Any, Any]) -> None:
         """Takes back a buffer that nobody refers to any more."""

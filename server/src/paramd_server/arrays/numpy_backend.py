@@ -1,4 +1,4 @@
-"""Arrays in the server's main memory."""
+"""Arrays in host memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import math
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from paramd.context import Context
 from paramd.errors import MemoryLimitError
 from paramd.spec import Region, Shape
-from paramd_server.arrays.backend import Buffer, BufferHold, HostArray, region_slices
-from paramd_server.arrays.memory import MemoryAccount, SpareBuffers, format_bytes
-from paramd_server.arrays.update_kernels import update_array, warm_up_kernel
+from paramd_server.arrays.backend import (
+    Buffer,
+    BufferHold,
+    DeviceStatus,
+    HostArray,
+    Pieces,
+    Values,
+    region_shape,
+    region_slices,
+)
+from paramd_server.arrays.memory import MemoryAccount, format_bytes
+from paramd_server.arrays.update_kernels import is_finite, update_array, warm_up_kernel
 
-__all__ = ["NumpyBackend", "NumpyBuffer"]
+__all__ = ["FlatMemory", "NumpyBackend", "NumpyBuffer"]
 
 # ufuncs of the write modes that compute.
 _UFUNCS: Final[dict[str, Any]] = {
@@ -57,20 +66,40 @@ class NumpyBuffer:
         return self.array.nbytes
 
 
+class FlatMemory(Protocol):
+    """Where flat host memory comes from, and goes when nobody refers to it any more."""
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of what it keeps to be used again."""
+
+    def take(self, size: int) -> HostArray:
+        """uint8 of shape (size,), with any content. Raises MemoryError."""
+
+    def take_zeros(self, size: int) -> HostArray:
+        """uint8 zeros of shape (size,). Raises MemoryError."""
+
+    def give(self, flat: HostArray) -> None:
+        """Takes memory back."""
+
+    def drop(self) -> None:
+        """Frees what it keeps."""
+
+
 class NumpyBackend:
-    """CPU contexts, all of them the same main memory.
+    """Contexts in host memory, all of one type the same memory.
 
     Args:
         account: counts what is allocated.
-        spares: where freed buffers wait to be used again.
+        memory: where it comes from.
         device_type: the type of the contexts.
     """
 
     def __init__(
-        self, account: MemoryAccount, spares: SpareBuffers, *, device_type: str = "cpu"
+        self, account: MemoryAccount, memory: FlatMemory, *, device_type: str = "cpu"
     ) -> None:
         self._account = account
-        self._spares = spares
+        self._memory = memory
         self._device_type = device_type
 
     @property
@@ -81,6 +110,17 @@ class NumpyBackend:
     def num_devices(self, device_type: str) -> int | None:
         """None: `cpu(7)` is main memory like `cpu(0)`."""
         return None if device_type == self._device_type else 0
+
+    def accounts(self) -> Sequence[MemoryAccount]:
+        """None of its own."""
+        return ()
+
+    def statuses(self) -> Sequence[DeviceStatus]:
+        """None: host memory is counted by the server's account."""
+        return ()
+
+    def trim(self) -> None:
+        """Nothing to do: who made the memory trims it."""
 
     def empty(self, shape: Shape, dtype: np.dtype[Any], context: Context) -> Buffer:
         """A buffer with any content."""
@@ -95,46 +135,75 @@ class NumpyBackend:
         return self._wrap(flat, shape, dtype, context)
 
     def adopt(self, staged: Buffer, context: Context) -> Buffer:
-        """The same memory under another context."""
+        """The same memory under another context, or a copy where it is of another kind."""
         assert isinstance(staged, NumpyBuffer)
+        if staged.context.device_type != self._device_type:
+            adopted = self.empty(staged.shape, staged.dtype, context)
+            self.write(adopted, staged.array, mode="assign")
+            return adopted
         staged.context = context
         return staged
 
-    def host(self, buffer: Buffer, region: Region | None = None) -> HostArray:
-        """The buffer's own memory, or a view of a part of it."""
+    def array(self, buffer: Buffer) -> HostArray:
+        """The buffer's own memory, in its shape."""
         assert isinstance(buffer, NumpyBuffer)
-        return buffer.array if region is None else buffer.array[region_slices(region)]
+        return buffer.array
+
+    def part(self, buffer: Buffer, region: Region) -> Buffer:
+        """Copies a region."""
+        copied = self.empty(region_shape(region), buffer.dtype, buffer.context)
+        np.copyto(self.array(copied), self.array(buffer)[region_slices(region)])
+        return copied
+
+    def flat(self, buffer: Buffer, begin: int = 0, end: int | None = None) -> HostArray:
+        """A view of the buffer's own memory."""
+        return self.array(buffer).reshape(-1)[begin:end]
+
+    def pieces(self, buffer: Buffer, begin: int = 0, end: int | None = None) -> Pieces:
+        """One: a view of the buffer's own memory."""
+        return _one(self.flat(buffer, begin, end))
+
+    def fill(self, buffer: Buffer, begin: int, values: HostArray) -> None:
+        """Copies and casts."""
+        _combine(self.flat(buffer, begin, begin + values.size), values.reshape(-1), "assign")
 
     def write(
         self, buffer: Buffer, value: HostArray, *, region: Region | None = None, mode: str
     ) -> None:
         """Writes in place, broadcasting and casting."""
-        assert isinstance(buffer, NumpyBuffer)
-        target = buffer.array if region is None else buffer.array[region_slices(region)]
-        _combine(target, value, mode)
+        target = self.array(buffer)
+        _combine(target if region is None else target[region_slices(region)], value, mode)
 
     def copy(self, source: Buffer, target: Buffer) -> None:
         """Copies and casts."""
-        assert isinstance(source, NumpyBuffer)
-        assert isinstance(target, NumpyBuffer)
-        _combine(target.array, source.array, "assign")
+        _combine(self.array(target), self.array(source), "assign")
 
-    def take_rows(self, buffer: Buffer, ids: HostArray, out: HostArray) -> None:
+    def take_rows(
+        self, buffer: Buffer, ids: HostArray, out: HostArray, *, row_size: int | None = None
+    ) -> None:
         """Gathers rows in one pass."""
-        assert isinstance(buffer, NumpyBuffer)
+        array = self.array(buffer)
+        if row_size is not None:
+            whole = array.size // row_size
+            array = array.reshape(-1)[: whole * row_size].reshape(whole, row_size)
+            out = out.reshape(len(ids), row_size)
         # mode='clip' spares a second check of every id and a buffer; the ids are in range.
-        np.take(buffer.array, ids, axis=0, out=out, mode="clip")
+        np.take(array, ids, axis=0, out=out, mode="clip")
 
-    def put_rows(self, buffer: Buffer, ids: HostArray, rows: HostArray, *, mode: str) -> None:
+    def put_rows(self, buffer: Buffer, ids: HostArray, rows: Values, *, mode: str) -> None:
         """Writes rows in place."""
-        assert isinstance(buffer, NumpyBuffer)
+        array, rows = self.array(buffer), self._values(rows)
         if mode == "assign":
             with np.errstate(all="ignore"):
-                buffer.array[ids] = rows.astype(buffer.dtype, copy=False)
+                array[ids] = rows.astype(buffer.dtype, copy=False)
         else:
-            current = buffer.array[ids]
+            current = array[ids]
             _combine(current, rows, mode)
-            buffer.array[ids] = current
+            array[ids] = current
+
+    def all_finite(self, buffer: Buffer) -> bool:
+        """One pass over memory, without the GIL."""
+        return is_finite(self.array(buffer))
 
     def warm_up(
         self,
@@ -151,7 +220,7 @@ class NumpyBackend:
         self,
         update: str,
         weight: Buffer,
-        gradient: HostArray,
+        gradient: Values,
         states: Sequence[Buffer],
         constants: Sequence[float],
         *,
@@ -160,18 +229,19 @@ class NumpyBackend:
         lazy: bool = True,
     ) -> None:
         """One pass over memory, without the GIL."""
-        assert isinstance(weight, NumpyBuffer)
-        assert rounded is None or isinstance(rounded, NumpyBuffer)
         update_array(
             update,
-            weight.array,
-            gradient,
-            [self.host(state) for state in states],
+            self.array(weight),
+            self._values(gradient),
+            [self.array(state) for state in states],
             constants,
-            rounded=None if rounded is None else rounded.array,
+            rounded=None if rounded is None else self.array(rounded),
             ids=ids,
             lazy=lazy,
         )
+
+    def _values(self, values: Values) -> HostArray:
+        return values if isinstance(values, np.ndarray) else self.array(values)
 
     def _reserve(self, shape: Shape, dtype: np.dtype[Any]) -> int:
         size = math.prod(shape) * dtype.itemsize
@@ -179,13 +249,13 @@ class NumpyBackend:
         if math.prod(each for each in shape if each) * dtype.itemsize > sys.maxsize:
             raise MemoryLimitError(f"no array has shape {shape}")
         self._account.reserve(size)
-        if self._account.used_bytes + self._spares.held_bytes > self._account.limit_bytes:
-            self._spares.drop()
+        if self._account.used_bytes + self._memory.held_bytes > self._account.limit_bytes:
+            self._memory.drop()
         return size
 
     def _allocate(self, size: int, *, zero: bool) -> HostArray:
         try:
-            return np.zeros(size, np.uint8) if zero else self._spares.take(size)
+            return self._memory.take_zeros(size) if zero else self._memory.take(size)
         except MemoryError as err:
             self._account.release(size)
             raise MemoryLimitError(f"the system has no {format_bytes(size)} of memory") from err
@@ -194,13 +264,17 @@ class NumpyBackend:
         self, flat: HostArray, shape: Shape, dtype: np.dtype[Any], context: Context
     ) -> NumpyBuffer:
         buffer = NumpyBuffer(flat.view(dtype).reshape(shape), context)
-        weakref.finalize(buffer, _give_back, self._account, self._spares, flat).atexit = False
+        weakref.finalize(buffer, _give_back, self._account, self._memory, flat).atexit = False
         return buffer
 
 
-def _give_back(account: MemoryAccount, spares: SpareBuffers, flat: HostArray) -> None:
+def _give_back(account: MemoryAccount, memory: FlatMemory, flat: HostArray) -> None:
     account.release(flat.nbytes)
-    spares.give(flat)
+    memory.give(flat)
+
+
+def _one(array: HostArray) -> Pieces:
+    yield array
 
 
 def _combine(target: HostArray, value: HostArray, mode: str) -> None:

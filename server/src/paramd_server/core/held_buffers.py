@@ -9,6 +9,7 @@ that no write fails because a buffer is held.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from paramd.errors import MemoryLimitError
-from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.arrays.backend import ArrayBackend, Buffer, HostArray
 from paramd_server.arrays.devices import Devices
 from paramd_server.core.snapshot import SnapshotError
 
@@ -88,8 +89,8 @@ class BufferHolds:
         with self._lock:
             held = self._held.get(id(buffer))
             if held is None:
-                host = self._devices.backend(buffer.context).host(buffer)
-                held = self._held[id(buffer)] = HeldBuffer(self, buffer, host, by_rows=by_rows)
+                backend = self._devices.backend(buffer.context)
+                held = self._held[id(buffer)] = HeldBuffer(self, buffer, backend, by_rows=by_rows)
             return held
 
     def keep(self, buffer: Buffer, rows: HostArray | None, *, by_rows: bool) -> None:
@@ -188,23 +189,23 @@ class HeldBuffer:
     Args:
         holds: what it is one of.
         buffer: itself.
-        host: its memory.
+        backend: of the buffer.
         by_rows: whether single rows of it are written in place.
     """
 
     def __init__(
-        self, holds: BufferHolds, buffer: Buffer, host: HostArray, *, by_rows: bool
+        self, holds: BufferHolds, buffer: Buffer, backend: ArrayBackend, *, by_rows: bool
     ) -> None:
         self.shape, self.dtype, self.context = buffer.shape, buffer.dtype, buffer.context
         self._holds = holds
         # Refers to the memory, too, which would otherwise be a spare that the next write fills.
         self._buffer: Buffer | None = buffer
         self.nbytes = buffer.nbytes
-        self._flat = host.reshape(-1)
-        row_size = host.size // max(1, len(host)) if host.ndim else host.size
-        self._row_size = max(1, row_size)
-        self._unit = _unit_size(self._row_size, host.itemsize, by_rows=by_rows)
-        self._num_units = -(-host.size // self._unit)
+        self._backend = backend
+        self._size = math.prod(buffer.shape)
+        self._row_size = max(1, math.prod(buffer.shape[1:]))
+        self._unit = _unit_size(self._row_size, buffer.dtype.itemsize, by_rows=by_rows)
+        self._num_units = -(-self._size // self._unit)
         # All that follow are guarded by the parameter's lock. The units below have been read for
         # good.
         self._next = 0
@@ -236,7 +237,6 @@ class HeldBuffer:
         """Lets go of the buffer."""
         buffer, self._buffer = self._buffer, None
         self._next = self._num_units
-        self._flat = np.empty(0, self.dtype)
         self._kept = self._kept[:0].copy()
         if buffer is not None:
             self._holds.let_go(buffer)
@@ -293,14 +293,14 @@ class HeldBuffer:
         return np.unique(np.minimum(first[:, None] + np.arange(width), last[:, None]))
 
     def _gather(self, units: IntArray) -> HostArray:
-        whole = len(self._flat) // self._unit
-        table = self._flat[: whole * self._unit].reshape(whole, self._unit)
-        if not len(units) or units[-1] < whole:
-            return table[units]
-        taken = np.zeros((len(units), self._unit), self.dtype)
-        taken[:-1] = table[units[:-1]]
-        rest = self._flat[whole * self._unit :]
-        taken[-1, : len(rest)] = rest
+        assert self._buffer is not None
+        taken = np.empty((len(units), self._unit), self.dtype)
+        whole = self._size // self._unit
+        count = int(np.searchsorted(units, whole))
+        self._backend.take_rows(self._buffer, units[:count], taken[:count], row_size=self._unit)
+        if count < len(units):
+            rest = self._backend.flat(self._buffer, whole * self._unit)
+            taken[-1, : len(rest)], taken[-1, len(rest) :] = rest, 0
         return taken
 
     def _pieces(self, lock: ParameterLock, *, last: bool) -> Iterator[HostArray]:
@@ -312,7 +312,7 @@ class HeldBuffer:
             end = min(begin + step, self._num_units)
             target = piece[: end - begin].reshape(-1)
             with lock:
-                part = self._flat[begin * self._unit : end * self._unit]
+                part = self._read(begin * self._unit, min(end * self._unit, self._size))
                 target[: len(part)] = part
                 places = None if self._places is None else self._places[begin:end].copy()
                 if last:
@@ -322,6 +322,12 @@ class HeldBuffer:
             if places is not None:
                 self._restore(piece, places)
             yield target[: len(part)]
+
+    def _read(self, begin: int, end: int) -> HostArray:
+        if self._buffer is None:
+            # Released, by whoever gave the snapshot up: `check` says why.
+            return np.empty(0, self.dtype)
+        return self._backend.flat(self._buffer, begin, end)
 
     def _restore(self, piece: HostArray, places: IntArray) -> None:
         """Puts what was set aside back into a piece."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +13,10 @@ from paramd.wire.dtypes import BFLOAT16
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.stored_parameter import StoredParameter
 
-__all__ = ["mean_blocks", "mean_of_arrays", "mean_of_copies"]
+__all__ = ["FlatSource", "mean_blocks", "mean_of_arrays", "mean_of_buffers", "mean_of_copies"]
+
+# Gives the elements of a flattened array from one place to another.
+FlatSource = Callable[[int, int], HostArray]
 
 _BLOCK: Final = 1 << 16
 
@@ -60,11 +65,22 @@ def _integer_mean(arrays: Sequence[HostArray]) -> HostArray:
     return np.asarray((quotient + up).astype(arrays[0].dtype))
 
 
-def mean_blocks(hosts: Sequence[HostArray]) -> Iterator[HostArray]:
-    """The mean over arrays of one shape, as flat blocks one after the other."""
-    flat = [host.reshape(-1) for host in hosts]
-    for begin in range(0, flat[0].size, _BLOCK):
-        yield mean_of_arrays([array[begin : begin + _BLOCK] for array in flat])
+def mean_blocks(sources: Sequence[FlatSource], size: int) -> Iterator[HostArray]:
+    """The mean over arrays, as flat blocks one after the other.
+
+    Args:
+        sources: each gives the elements of one array from one place to another.
+        size: of each array.
+    """
+    for begin in range(0, size, _BLOCK):
+        end = min(begin + _BLOCK, size)
+        yield mean_of_arrays([source(begin, end) for source in sources])
+
+
+def mean_of_buffers(parameter: StoredParameter, buffers: Sequence[Buffer]) -> Iterator[HostArray]:
+    """The mean over some buffers of a parameter's shape, to which nobody writes meanwhile."""
+    sources = [partial(parameter.backend(buffer.context).flat, buffer) for buffer in buffers]
+    return mean_blocks(sources, math.prod(parameter.shape))
 
 
 def mean_of_copies(parameter: StoredParameter) -> Buffer:
@@ -73,13 +89,10 @@ def mean_of_copies(parameter: StoredParameter) -> Buffer:
     Raises:
         MemoryLimitError: where it does not fit.
     """
-    hosts = [
-        parameter.backend(context).host(buffer) for context, buffer in parameter.copies.items()
-    ]
     staged = parameter.stage(parameter.shape, parameter.current.dtype)
     flat: np.ndarray[Any, Any] = parameter.staged_array(staged).reshape(-1)
     begin = 0
-    for block in mean_blocks(hosts):
+    for block in mean_of_buffers(parameter, list(parameter.copies.values())):
         flat[begin : begin + block.size] = block
         begin += block.size
     return staged

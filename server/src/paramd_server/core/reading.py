@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-
-import numpy as np
+from itertools import chain
 
 from paramd.context import Context
 from paramd.errors import DTypeMismatchError, WrongStorageTypeError
 from paramd.spec import Selector, Shape, TensorHead, check_region
-from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.arrays.backend import Buffer, HostArray, flat_range
 from paramd_server.core.initialization import finish_deferred
 from paramd_server.core.parts import check_part
 from paramd_server.core.registry import Registry
@@ -27,11 +27,12 @@ class Reading:
 
     Attributes:
         head: describes the payload.
-        parts: the payload: C-contiguous host arrays, one after the other.
+        parts: the payload: C-contiguous host arrays, one after the other, each valid until the
+            next is asked for. Of at most 1 MiB there is one.
     """
 
     head: TensorHead
-    parts: tuple[HostArray, ...]
+    parts: Iterable[HostArray]
 
 
 @contextmanager
@@ -128,22 +129,24 @@ def _read_dense(
     stack: ExitStack,
 ) -> Reading:
     backend = parameter.backend(buffer.context)
+    begin, end = 0, math.prod(parameter.shape)
     if selector.region is not None:
         shape = check_region(parameter.name, selector.region, parameter.shape)
-        part = backend.host(buffer, selector.region)
-        if not part.flags.c_contiguous:
+        head = replace(head, shape=shape)
+        span = flat_range(selector.region, parameter.shape)
+        if span is None:
             # A counted copy, as large as the part; then the original is free again.
-            staged = parameter.stage(shape, head.dtype)
-            copy = parameter.staged_array(staged)
-            np.copyto(copy, part)
-            stack.callback(_keep, staged)
-            return Reading(replace(head, shape=shape), (copy,))
-        array, head = part, replace(head, shape=shape)
-    else:
-        array = backend.host(buffer)
+            part = backend.part(buffer, selector.region)
+            stack.callback(_keep, part)
+            pieces = backend.pieces(part)
+            stack.callback(pieces.close)
+            return Reading(head, pieces)
+        begin, end = span
+    pieces = backend.pieces(buffer, begin, end)
     buffer.readers += 1
     stack.callback(_release, parameter, buffer)
-    return Reading(head, (array,))
+    stack.callback(pieces.close)
+    return Reading(head, pieces)
 
 
 def _keep(buffer: Buffer) -> None:
@@ -168,11 +171,12 @@ def _read_sparse(
             "all of it",
             parameter=parameter.name,
         )
-    rows = parameter.backend(gradient.rows.context).host(gradient.rows)
+    pieces = parameter.backend(gradient.rows.context).pieces(gradient.rows)
     # Without its buffer the memory would be a spare that the next write fills.
     stack.callback(_keep, gradient.rows)
+    stack.callback(pieces.close)
     head = replace(head, stype="row_sparse", num_rows=len(gradient.ids))
-    return Reading(head, (gradient.ids, rows))
+    return Reading(head, chain((gradient.ids,), pieces))
 
 
 class RowReader:

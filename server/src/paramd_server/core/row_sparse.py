@@ -10,7 +10,7 @@ import numpy as np
 from paramd.context import Context
 from paramd.errors import InvalidStreamError, RowIdError
 from paramd.spec import Shape
-from paramd_server.arrays.backend import Buffer
+from paramd_server.arrays.backend import Buffer, HostArray, Values
 from paramd_server.arrays.devices import Devices
 
 __all__ = ["RowSparseGradient", "check_ids"]
@@ -82,18 +82,19 @@ class RowSparseGradient:
         backend.copy(self.rows, rows)
         return RowSparseGradient(self.ids, rows, self.shape)
 
-    def replaced(
-        self, ids: IntArray, rows: np.ndarray[Any, Any], devices: Devices
-    ) -> RowSparseGradient:
-        """A gradient of exactly these rows."""
+    def replaced(self, ids: IntArray, rows: Values, devices: Devices) -> RowSparseGradient:
+        """A gradient of exactly these rows, which may lie on any context."""
         context = self.rows.context
         backend = devices.backend(context)
         buffer = backend.empty((len(ids), *self.shape[1:]), self.rows.dtype, context)
-        backend.write(buffer, rows, mode="assign")
+        if isinstance(rows, np.ndarray):
+            backend.write(buffer, rows, mode="assign")
+        else:
+            devices.copy(rows, buffer)
         return RowSparseGradient(ids, buffer, self.shape)
 
     def merged(
-        self, ids: IntArray, rows: np.ndarray[Any, Any], devices: Devices, *, mode: str
+        self, ids: IntArray, rows: HostArray, devices: Devices, *, mode: str
     ) -> RowSparseGradient:
         """This gradient with further rows worked in: rows that were not there count as zero.
 
@@ -109,7 +110,6 @@ class RowSparseGradient:
         backend = devices.backend(context)
         union = np.union1d(self.ids, ids)
         buffer = backend.zeros((len(union), *self.shape[1:]), self.rows.dtype, context)
-        old = backend.host(self.rows)
-        backend.put_rows(buffer, np.searchsorted(union, self.ids), old, mode="assign")
+        backend.put_rows(buffer, np.searchsorted(union, self.ids), self.rows, mode="assign")
         backend.put_rows(buffer, np.searchsorted(union, ids), rows, mode=mode)
         return RowSparseGradient(union, buffer, self.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from paramd.spec import TensorHead
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.initialization import finish_deferred
-from paramd_server.core.mean import mean_blocks, mean_of_arrays
+from paramd_server.core.mean import mean_of_arrays, mean_of_buffers
 from paramd_server.core.registry import Registry
 from paramd_server.core.stored_parameter import StoredParameter
 
@@ -61,13 +62,15 @@ def open_saved(registry: Registry, names: Sequence[str]) -> Iterator[list[SavedT
 
 def _open_dense(parameter: StoredParameter, stack: ExitStack) -> SavedTensor:
     buffers = list(parameter.copies.values())
-    hosts = [parameter.backend(buffer.context).host(buffer) for buffer in buffers]
     for buffer in buffers:
         buffer.readers += 1
         stack.callback(_release, parameter, buffer)
 
     def blocks() -> Iterator[HostArray]:
-        yield from hosts if len(hosts) == 1 else mean_blocks(hosts)
+        if len(buffers) > 1:
+            yield from mean_of_buffers(parameter, buffers)
+        else:
+            yield from parameter.backend(buffers[0].context).pieces(buffers[0])
 
     head = TensorHead(
         parameter.name, parameter.shape, parameter.current.dtype, version=parameter.version
@@ -105,10 +108,11 @@ def _open_table(parameter: StoredParameter) -> SavedTensor:
 def _table_block(parameter: StoredParameter, begin: int, end: int) -> HostArray:
     with parameter.lock:
         parameter.check_not_deleted()
-        hosts = [
-            parameter.backend(context).host(buffer)[begin:end]
+        row_size = math.prod(parameter.shape[1:])
+        rows = [
+            parameter.backend(context).flat(buffer, begin * row_size, end * row_size)
             for context, buffer in parameter.copies.items()
         ]
-        mean = mean_of_arrays(hosts)
+        mean = mean_of_arrays(rows)
         # The mean of one array is the array itself, which changes once the lock is gone.
-        return mean.copy() if len(hosts) == 1 else mean
+        return mean.copy() if len(rows) == 1 else mean

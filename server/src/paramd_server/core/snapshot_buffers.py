@@ -89,9 +89,8 @@ def restore_buffers(
         if key is None:
             buffers[context] = backend.zeros(shape, dtype, context)
         elif key in first:
-            source = devices.backend(first[key].context).host(first[key])
             buffers[context] = backend.empty(shape, dtype, context)
-            backend.write(buffers[context], source, mode="assign")
+            devices.copy(first[key], buffers[context])
         else:
             staged = devices.stage(shape, dtype)
             arrays.read(key, devices.staged_array(staged))

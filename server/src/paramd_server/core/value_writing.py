@@ -152,13 +152,15 @@ class ValueStage(WriteStage):
             for context in contexts[1:]
         }
 
+        host, first = parameter.staged_array(staged), contexts[0]
+        adopted = parameter.backend(first).adopt(staged, first)
+
         def publish() -> None:
-            host = parameter.staged_array(staged)
             for context, target in others.items():
                 parameter.backend(context).write(target, host, mode="assign")
                 parameter.copies[context] = target
-            first = contexts[0]
-            parameter.copies[first] = parameter.backend(first).adopt(staged, first)
+            parameter.copies[first] = adopted
+            _keep(staged)
 
         return _committing(parameter, [publish])
 
@@ -198,6 +200,10 @@ class FirstValueStage(ValueStage):
 
 def _dense_head(head: TensorHead) -> TensorHead:
     return TensorHead(head.name, head.shape, head.dtype, context=head.context, mode=head.mode)
+
+
+def _keep(_staged: Buffer) -> None:
+    """Nothing to do: the caller's closure has kept the buffer, and so its memory, until now."""
 
 
 def _nothing() -> None:

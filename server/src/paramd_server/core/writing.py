@@ -239,11 +239,12 @@ def write_dense(
     if whole and head.shape == parameter.shape:
         # The staged memory becomes the parameter's: no copy at all.
         staged = parameter.as_dtype(write.value, parameter.current.dtype)
+        adopted = parameter.backend(context).adopt(staged, context)
 
-        def adopt() -> None:
-            buffers[context] = parameter.backend(context).adopt(staged, context)
+        def publish() -> None:
+            buffers[context] = adopted
 
-        return adopt
+        return publish
     target = parameter.writable(buffers, context, keep=not whole)
 
     def combine() -> None:

@@ -327,9 +327,10 @@ class TrainingServicer:
         with open_states(self._registry, trainer) as saved:
             for page in manifest_pages(saved.manifest):
                 yield pb.SaveStatesResponse(manifest=page).SerializeToString()
-            for (head, _), array in zip(saved.manifest.arrays, saved.arrays, strict=True):
+            for (head, _), pieces in zip(saved.manifest.arrays, saved.arrays, strict=True):
                 yield pb.SaveStatesResponse(header=head_to_wire(head)).SerializeToString()
-                yield from data_messages(byte_view(array))
+                for piece in pieces:
+                    yield from data_messages(byte_view(piece))
 
     def LoadStates(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
         """Replaces optimizer states."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from paramd.optimizer import LAMB, AdaDelta, AdaGrad, Adam, AdamW, Ftrl, RMSProp
-from paramd_server.arrays.backend import ArrayBackend, Buffer, HostArray
+from paramd_server.arrays.backend import ArrayBackend, Buffer, Values
 from paramd_server.core.optimizers.rule import Numbers, Step, UpdateRule
 from paramd_server.core.row_sparse import IntArray
 
@@ -134,7 +134,7 @@ class _FtrlRule(UpdateRule):
         self,
         backend: ArrayBackend,
         weight: Buffer,
-        gradient: HostArray,
+        gradient: Values,
         states: Mapping[str, Buffer],
         *,
         ids: IntArray | None,

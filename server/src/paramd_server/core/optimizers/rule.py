@@ -12,7 +12,7 @@ import numpy as np
 
 from paramd.optimizer import Optimizer
 from paramd.wire.dtypes import BFLOAT16
-from paramd_server.arrays.backend import ArrayBackend, Buffer, HostArray
+from paramd_server.arrays.backend import ArrayBackend, Buffer, Values
 from paramd_server.arrays.updates import UPDATES
 from paramd_server.core.row_sparse import IntArray
 
@@ -140,7 +140,7 @@ class UpdateRule(ABC):
         self,
         backend: ArrayBackend,
         weight: Buffer,
-        gradient: HostArray,
+        gradient: Values,
         states: Mapping[str, Buffer],
         *,
         ids: IntArray | None,

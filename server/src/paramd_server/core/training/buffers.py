@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from paramd.errors import (
     StaleGradientError,
 )
 from paramd.trainer_spec import StagedPart, StepOptions
-from paramd_server.arrays.backend import Buffer, HostArray
-from paramd_server.arrays.update_kernels import add_into, is_finite
+from paramd_server.arrays.backend import Buffer, HostArray, Values, host_array
+from paramd_server.arrays.update_kernels import add_into
 from paramd_server.core.attributes import prepare_zero_gradient
 from paramd_server.core.operations import Operation
 from paramd_server.core.registry import Registry
@@ -29,6 +30,9 @@ from paramd_server.core.training.updates import Plan
 from paramd_server.core.writing import Action, naming
 
 __all__ = ["BufferSteps"]
+
+# Elements that are summed at a time.
+_BLOCK: Final = 1 << 18
 
 
 class BufferSteps:
@@ -120,7 +124,7 @@ class BufferSteps:
             with self._registry.hold(names) as parameters:
                 stepped = [each for each in parameters if each.has_gradient]
                 updated = [each for each in stepped if each.name in record.rates]
-                with self._registry.devices.account.committed():
+                with self._registry.devices.committed():
                     self._apply(trainer, stepped, updated, options, record.rates)
                 for parameter in updated:
                     parameter.fresh_gradients.clear()
@@ -174,7 +178,7 @@ class BufferSteps:
         # The sum goes into the buffers first, as in MXNet, and then each copy uses its own.
         first, *others = parameter.copies
 
-        def summed() -> tuple[IntArray | None, HostArray]:
+        def summed() -> tuple[IntArray | None, Values]:
             write()
             return _buffer(parameter, first)()
 
@@ -200,10 +204,7 @@ class BufferSteps:
             return self._compressed_total(trainer, parameter, buffer)
 
         def add() -> tuple[None, HostArray]:
-            hosts = [_host(parameter, context) for context in contexts]
-            np.copyto(total, hosts[0])
-            for host in hosts[1:]:
-                add_into(total, host)
+            _add_up(parameter, contexts, total.reshape(-1))
             _keep(buffer)
             return None, total
 
@@ -233,7 +234,8 @@ class BufferSteps:
             total[...] = 0
             for context, residual in residuals.items():
                 left = parameter.staged_array(residual)
-                packed, after = codec.compress(_host(parameter, context), left)
+                gradient = host_array(parameter.backend(context), parameter.gradients[context])
+                packed, after = codec.compress(gradient, left)
                 np.copyto(left, after)
                 add_into(total, expand(packed, total.shape, total.dtype, threshold))
                 trainer.residuals[parameter.name, context] = residual
@@ -262,26 +264,38 @@ def _check_fresh(trainer: TrainerState, parameter: StoredParameter, options: Ste
 def _non_finite(parameter: StoredParameter) -> str:
     """The parameter's name where its gradient is NaN or infinite somewhere, else ''."""
     for context in parameter.copies:
-        if not is_finite(_host(parameter, context)):
+        if not parameter.backend(context).all_finite(_values(parameter, context)):
             return parameter.name
     return ""
 
 
-def _host(parameter: StoredParameter, context: Context) -> HostArray:
-    """A gradient buffer's content: all of it, or its rows."""
-    backend = parameter.backend(context)
+def _values(parameter: StoredParameter, context: Context) -> Buffer:
+    """A gradient: all of it, or its rows."""
     if parameter.sparse_gradients:
-        return backend.host(parameter.sparse_gradients[context].rows)
-    return backend.host(parameter.gradients[context])
+        return parameter.sparse_gradients[context].rows
+    return parameter.gradients[context]
 
 
 def _buffer(parameter: StoredParameter, context: Context) -> GradientSource:
-    def read() -> tuple[IntArray | None, HostArray]:
+    def read() -> tuple[IntArray | None, Buffer]:
         if parameter.sparse_gradients:
-            return parameter.sparse_gradients[context].ids, _host(parameter, context)
-        return None, _host(parameter, context)
+            return parameter.sparse_gradients[context].ids, _values(parameter, context)
+        return None, _values(parameter, context)
 
     return read
+
+
+def _add_up(parameter: StoredParameter, contexts: Sequence[Context], total: HostArray) -> None:
+    """Fills a flat array with the sum of the gradients of some contexts."""
+    gradients = [(parameter.backend(each), parameter.gradients[each]) for each in contexts]
+    for begin in range(0, total.size, _BLOCK):
+        block = total[begin : begin + _BLOCK]
+        first, *others = [
+            backend.flat(gradient, begin, begin + block.size) for backend, gradient in gradients
+        ]
+        np.copyto(block, first)
+        for other in others:
+            add_into(block, other)
 
 
 def _sparse_total(parameter: StoredParameter) -> GradientSource:
@@ -290,11 +304,12 @@ def _sparse_total(parameter: StoredParameter) -> GradientSource:
     ]
     total = gradients[0]
     for gradient in gradients[1:]:
-        rows = parameter.backend(gradient.rows.context).host(gradient.rows)
-        total = total.merged(gradient.ids, rows, parameter.devices, mode="add")
+        devices = parameter.devices
+        staged = devices.on_host(gradient.rows)
+        total = total.merged(gradient.ids, devices.staged_array(staged), devices, mode="add")
 
-    def read() -> tuple[IntArray, HostArray]:
-        return total.ids, parameter.backend(total.rows.context).host(total.rows)
+    def read() -> tuple[IntArray, Buffer]:
+        return total.ids, total.rows
 
     return read
 
@@ -321,6 +336,7 @@ def _prepare_spread(parameter: StoredParameter, total: GradientSource) -> Action
 
     def spread() -> None:
         _, value = total()
+        assert isinstance(value, np.ndarray)
         for context, target in targets.items():
             parameter.backend(context).write(target, value, mode="assign")
             parameter.gradients[context] = target

@@ -251,7 +251,7 @@ class FollowedTrainer(TrainerState):
         registry = self._world.registry
         there = set(registry.names())
         held = [name for name in self.local_parameters if name in there]
-        with registry.hold(held) as parameters, registry.devices.account.committed():
+        with registry.hold(held) as parameters, registry.devices.committed():
             chosen = [each for each in parameters if each.name in names]
             fitting = [each for each in chosen if _fits(each, pushes)]
             for action in self.prepare_pushes(fitting, pushes, batch_size, record.rates):

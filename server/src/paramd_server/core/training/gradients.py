@@ -18,7 +18,7 @@ from paramd.errors import (
 )
 from paramd.spec import TensorHead
 from paramd.trainer_spec import TrainerSpec
-from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.arrays.backend import Buffer, HostArray, Values
 from paramd_server.arrays.update_kernels import add_into, is_finite
 from paramd_server.core.gradient_writing import check_push
 from paramd_server.core.initialization import finish_deferred
@@ -43,9 +43,9 @@ __all__ = [
     "prepare_sum",
 ]
 
-# Gives the row ids (None: the gradient is dense) and the values. Called once, when nothing can
-# fail any more.
-GradientSource = Callable[[], tuple[IntArray | None, HostArray]]
+# Gives the row ids (None: the gradient is dense) and the values, in host memory or on the context
+# of the copy that is updated. Called once, when nothing can fail any more.
+GradientSource = Callable[[], tuple[IntArray | None, Values]]
 
 
 @dataclass(frozen=True)

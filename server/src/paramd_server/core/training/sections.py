@@ -120,7 +120,9 @@ class TrainersSection:
             entry["buffers"], arrays, shape, dtype_of(entry["dtype"]), self._registry.devices
         )
         for context, buffer in buffers.items():
-            trainer.residuals[entry["parameter"], context] = buffer
+            # Where the sum over the contexts is made.
+            on_host = self._registry.devices.on_host(buffer)
+            trainer.residuals[entry["parameter"], context] = on_host
 
     def _restore_states(
         self,

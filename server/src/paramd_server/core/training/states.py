@@ -10,7 +10,7 @@ from paramd.context import Context
 from paramd.errors import InvalidStreamError, StatesMismatchError
 from paramd.spec import Shape, TensorHead
 from paramd.trainer_spec import StatesManifest
-from paramd_server.arrays.backend import Buffer, HostArray
+from paramd_server.arrays.backend import Buffer, HostArray, Pieces
 from paramd_server.core.registry import Registry
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.state import TrainerState
@@ -26,11 +26,11 @@ class SavedStates:
 
     Attributes:
         manifest: describes them.
-        arrays: host arrays in the order of the manifest's, each C-contiguous.
+        arrays: the contents in the order of the manifest's.
     """
 
     manifest: StatesManifest
-    arrays: tuple[HostArray, ...]
+    arrays: tuple[Pieces, ...]
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def open_states(registry: Registry, trainer: TrainerState) -> Iterator[SavedStat
     Where each copy has a state of its own, it is that of the first, as in MXNet.
     """
     heads: list[tuple[TensorHead, str]] = []
-    arrays: list[HostArray] = []
+    arrays: list[Pieces] = []
     with ExitStack() as stack:
         with trainer.condition:
             trainer.check_there()
@@ -52,9 +52,11 @@ def open_states(registry: Registry, trainer: TrainerState) -> Iterator[SavedStat
                     states = next(iter(updates.states_of(parameter.name).values()), {})
                     for state, buffer in states.items():
                         heads.append((_head(parameter, buffer), state))
-                        arrays.append(parameter.backend(buffer.context).host(buffer))
+                        pieces = parameter.backend(buffer.context).pieces(buffer)
+                        arrays.append(pieces)
                         buffer.readers += 1
                         stack.callback(_release, parameter, buffer)
+                        stack.callback(pieces.close)
             manifest = StatesManifest(
                 optimizer=trainer.spec.optimizer,
                 learning_rate=trainer.learning_rate,

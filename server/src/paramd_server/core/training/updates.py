@@ -191,8 +191,7 @@ class Updates:
                 )
                 parameter.copies[context] = target
             for context, target in further.items():
-                value = backend.host(next(iter(targets.values())))
-                parameter.backend(context).write(target, value, mode="assign")
+                parameter.devices.copy(next(iter(targets.values())), target)
                 parameter.copies[context] = target
             parameter.counter += 1
             self._entries[parameter.name] = SteppedParameter(
@@ -269,6 +268,5 @@ class Updates:
         for name, buffer in fresh.items():
             old = known.get(name)
             if old is not None and old.shape == buffer.shape:
-                host = parameter.backend(old.context).host(old)
-                backend.write(buffer, host, mode="assign")
+                parameter.devices.copy(old, buffer)
         return fresh

@@ -1,0 +1,1 @@
+"""Arrays on NVIDIA GPUs, and in host memory that they reach directly."""
