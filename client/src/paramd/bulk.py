@@ -12,6 +12,7 @@ from paramd.context import Context, current_context
 from paramd.errors import ParamdError, ParameterNotFoundError, WrongStorageTypeError
 from paramd.files import RowSparseRows
 from paramd.link import Link, attach, describe, perform, session_of
+from paramd.out_arrays import OutArrays
 from paramd.parameter import Parameter
 from paramd.session import Session
 from paramd.spec import Selector, Shape, StoredInfo
@@ -54,9 +55,9 @@ def contexts(links: Sequence[Link]) -> list[Context]:
 
 def pull(
     parameters: Mapping[str, Parameter],
-    out: Mapping[str, Array] | None,
+    out: Mapping[str, Any] | None,
     context: Context | None,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Fetches values: see `ParameterDict.pull`."""
     names = list(parameters if out is None else out)
     links = _links(parameters, names)
@@ -64,7 +65,8 @@ def pull(
         return {}
     session = session_of(links)
     selectors = [Selector(name, context) for name in names]
-    arrays = None if out is None else [out[name] for name in names]
+    into = None if out is None else OutArrays(out)
+    arrays = None if into is None else [into.hosts[name] for name in names]
     current = current_context()
     received = perform(session, links, lambda calls: calls.get_data(selectors, current, out=arrays))
     values: dict[str, Array] = {}
@@ -75,7 +77,7 @@ def pull(
                 parameter=name,
             )
         values[name] = value
-    return values
+    return values if into is None else into.deliver(values)
 
 
 def push(

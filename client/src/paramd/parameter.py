@@ -358,7 +358,8 @@ class Parameter:
         A deferred parameter gets its shape and its value.
 
         Args:
-            data: an array of any library, an NDArray of any storage type, or nested lists.
+            data: an array of any library on any device, an NDArray of any storage type, or nested
+                lists.
 
         Raises:
             AssertionError: where the shape differs, or it was never initialized.

@@ -15,8 +15,6 @@ from collections.abc import (
 )
 from typing import Any
 
-import numpy as np
-
 from paramd import bulk
 from paramd.attributes import merge_attributes, set_everywhere
 from paramd.constant import Constant
@@ -31,8 +29,6 @@ from paramd.session import Session
 from paramd.spec import StoredInfo
 
 __all__ = ["ParameterDict"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class ParameterDict:
@@ -262,16 +258,17 @@ class ParameterDict:
 
     def pull(
         self,
-        out: Mapping[str, Array] | None = None,
+        out: Mapping[str, Any] | None = None,
         ctx: Context | None = None,
         *,
         device: Context | None = None,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Fetches values, all of one moment, in one stream.
 
         Args:
-            out: arrays by name to fetch into, of the parameters' shapes; only these are fetched
-                then. Of a call that fails, their contents are undefined.
+            out: arrays by name to fetch into, of the parameters' shapes and dtypes: of NumPy, or
+                of PyTorch or CuPy on any device; only these are fetched then. Of a call that
+                fails, their contents are undefined.
             ctx: which copies; None for the only ones, or those on the current context.
             device: MXNet 2's name of `ctx`.
 
@@ -296,8 +293,8 @@ class ParameterDict:
         grad_req 'write' overwrites what is there, 'add' accumulates.
 
         Args:
-            grads: by name an array of any library, an NDArray, or a pair (ids, rows), in which
-                rows of one id add up.
+            grads: by name an array of any library on any device, an NDArray, or a pair (ids,
+                rows), in which rows of one id add up.
             ctx: which buffers; None for the only ones, or those on the current context.
             device: MXNet 2's name of `ctx`.
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from paramd.context import Context
+from paramd.dlpack import host_array
 from paramd.errors import RowIdError, ShapeMismatchError
 from paramd.files import RowSparseRows
 from paramd.ndarray import NDArray, RowSparseNDArray, add_up, row_ids
@@ -32,18 +33,22 @@ def dense_value(name: str, data: Any) -> Array:
 
     Args:
         name: the parameter that it is for.
-        data: an NDArray of any storage type, an array of any library, a number or nested lists.
+        data: an NDArray of any storage type, an array of any library on any device, a number or
+            nested lists.
+
+    Returns:
+        The memory of `data` itself where that is the host's and of such a dtype.
 
     Raises:
-        TypeError: where it is no array of numbers.
+        TypeError: where it is no array of numbers, or its library gives no copy in host memory.
     """
     if isinstance(data, RowSparseNDArray):
         return data.rows.todense()
     if isinstance(data, NDArray):
         return np.asarray(data)  # The storage itself, where it is in this process.
     try:
-        return sendable(_as_array(data))
-    except TypeError as err:
+        return sendable(host_array(data))
+    except (TypeError, ValueError) as err:
         raise TypeError(f"parameter '{name}': expected an array of numbers: {err}") from err
 
 
@@ -112,7 +117,7 @@ def ids_of(name: str, ids: Any, num_rows: int | None) -> Ids:
 
     Args:
         name: the parameter.
-        ids: an NDArray, an array of any library or nested lists, of whole numbers.
+        ids: an NDArray, an array of any library on any device or nested lists, of whole numbers.
         num_rows: of the parameter; None where that is not known yet.
 
     Raises:
@@ -123,20 +128,8 @@ def ids_of(name: str, ids: Any, num_rows: int | None) -> Ids:
         return row_ids(ids, np.iinfo(np.int64).max if num_rows is None else num_rows)
     except RowIdError as err:
         raise RowIdError(f"parameter '{name}': {err}", parameter=name) from err
-
-
-def _as_array(data: Any) -> Array:
-    if isinstance(data, np.ndarray):
-        return data
-    if hasattr(data, "detach") and getattr(data, "requires_grad", False):
-        data = data.detach()  # PyTorch gives its memory away only so.
-    try:
-        array = np.asarray(data)
-        if array.dtype.kind == "O" and hasattr(data, "__dlpack__"):
-            array = np.from_dlpack(data)
-    except (TypeError, ValueError, RuntimeError, BufferError) as err:
-        raise TypeError(f"{type(data).__name__} is no array: {err}") from err
-    return array
+    except TypeError as err:
+        raise TypeError(f"row ids of parameter '{name}': {err}") from err
 
 
 def sendable(array: Array) -> Array:

@@ -18,9 +18,11 @@ import torch
 from torch.autograd.graph import increment_version
 
 from paramd.adoption import Array, Leaf, adopt, check_reading, without_axes
+from paramd.dlpack import host_array
 from paramd.errors import InvalidArgumentError, NotInitializedError
 from paramd.initializer import Normal
 from paramd.link import InitializerLike
+from paramd.ndarray.arithmetic import as_values
 from paramd.optimizer import Optimizer
 from paramd.parameter import Parameter
 from paramd.parameter_dict import ParameterDict
@@ -83,7 +85,7 @@ class Embedding(torch.nn.Module):  # type: ignore[misc]
                 f"{self} has no table yet: attach() the module that contains it"
             )
         unique, places = torch.unique(ids, return_inverse=True)
-        pulled = self._parameter.row_sparse_data(unique.cpu().numpy())
+        pulled = self._parameter.row_sparse_data(unique)
         rows = _tensor(pulled.data.asnumpy()).to(ids.device)
         if torch.is_grad_enabled():
             # Held by the graph alone: rows that are looked up and never used for a gradient,
@@ -104,7 +106,7 @@ class Embedding(torch.nn.Module):  # type: ignore[misc]
         if not self._gradients:
             return None
         ids, rows = zip(*self._gradients, strict=True)
-        return _array(torch.cat(ids).cpu()), _array(torch.cat(rows).cpu())
+        return _array(torch.cat(ids)), _array(torch.cat(rows))
 
     def _declare(self, params: ParameterDict, name: str) -> None:
         parameter = params.get(
@@ -176,8 +178,8 @@ class RemoteModule:
         wanted = {name: self._full_name(name, tables) for name in ids}
         for name, full in wanted.items():
             table = tables[full].detach()
-            places = torch.arange(len(table)) if ids[name] is None else torch.as_tensor(ids[name])
-            rows = self.parameters[full].row_sparse_data(places.cpu().numpy())
+            places = np.arange(len(table)) if ids[name] is None else as_values(ids[name])
+            rows = self.parameters[full].row_sparse_data(places)
             device = table.device
             where = torch.from_numpy(rows.indices.asnumpy()).to(device)
             table.index_copy_(0, where, _tensor(rows.data.asnumpy()).to(device))
@@ -249,7 +251,7 @@ class RemoteModule:
             InvalidArgumentError: where the module was attached without `buffers=True`.
         """
         buffers = self._buffers()
-        self.parameters.set_data({name: _array(each.cpu()) for name, each in buffers.items()})
+        self.parameters.set_data({name: _array(each) for name, each in buffers.items()})
 
     def _tensors(self, *, stype: str | None = "default") -> dict[str, torch.Tensor]:
         """The module's parameters, as it has them now, by their names on the server.
@@ -318,13 +320,10 @@ class RemoteModule:
 
     def _receive(self, tensors: Mapping[str, torch.Tensor], pull: Any) -> None:
         """Receives into tensors: into their own memory where that is the CPU's."""
-        hosts = {name: _host(tensor) for name, tensor in tensors.items()}
         for tensor in tensors.values():
             increment_version(tensor)
-        pull(out={name: _array(host) for name, host in hosts.items()})
-        for name, tensor in tensors.items():
-            if not tensor.is_cpu:
-                tensor.detach().copy_(hosts[name])
+        # A number has the shape (1,) on the server.
+        pull(out={name: each.detach().view(each.shape or (1,)) for name, each in tensors.items()})
 
 
 def attach(
@@ -435,7 +434,7 @@ def _value(name: str, tensor: torch.Tensor) -> Array:
         )
     if tensor.is_meta:
         raise InvalidArgumentError(f"parameter '{name}' is on the meta device: it has no value")
-    return _array(tensor.detach().cpu())
+    return _array(tensor)
 
 
 def _gradient(grad: torch.Tensor, stype: str) -> Array | tuple[Array, Array]:
@@ -446,23 +445,14 @@ def _gradient(grad: torch.Tensor, stype: str) -> Array | tuple[Array, Array]:
     return _array(grad if grad.layout == torch.strided else grad.to_dense())
 
 
-def _host(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself, or for another device's one of the CPU like it."""
-    tensor = tensor.detach()
-    return tensor if tensor.is_cpu else torch.empty_like(tensor, device="cpu")
-
-
 def _array(tensor: torch.Tensor) -> Array:
-    """A CPU tensor's memory as an array, which shares it; a number as one of shape (1,)."""
-    if tensor.dtype == torch.bfloat16:
-        # NumPy has no such type by itself, and PyTorch does not know ml_dtypes'.
-        return without_axes(tensor.view(torch.int16).numpy().view(BFLOAT16))
-    array: Array = tensor.numpy()
-    return without_axes(array)
+    """A tensor's values: a CPU tensor's memory itself; a number as one of shape (1,)."""
+    return without_axes(host_array(tensor))
 
 
 def _tensor(array: Array) -> torch.Tensor:
     """An array's memory as a tensor."""
     if array.dtype == BFLOAT16:
+        # PyTorch does not know ml_dtypes' type.
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

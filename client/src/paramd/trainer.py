@@ -11,11 +11,12 @@ from paramd import optimizer as optimizers
 from paramd.compression import parse_compression_params
 from paramd.link import session_of
 from paramd.optimizer import Optimizer
+from paramd.out_arrays import OutArrays
 from paramd.parameter import Parameter
 from paramd.parameter_dict import ParameterDict
 from paramd.session import Session
 from paramd.spec import StoredInfo
-from paramd.stepping import Array, Stepper, check_contexts
+from paramd.stepping import Stepper, check_contexts
 from paramd.trainer_spec import (
     NON_FINITE_POLICIES,
     WORKER_LOSS_POLICIES,
@@ -161,20 +162,21 @@ class Trainer:
         *,
         grads: Mapping[str, Any] | None = None,
         pull: bool | str | Iterable[str] = False,
-        out: Mapping[str, Array] | None = None,
+        out: Mapping[str, Any] | None = None,
         learning_rate: float | None = None,
         zero_grad: bool = False,
-    ) -> dict[str, Array] | None:
+    ) -> dict[str, Any] | None:
         """Makes one step: all parameters are updated, or none.
 
         Args:
             batch_size: the gradients are divided by it.
             ignore_stale_grad: whether parameters whose gradient is not there, or has not been
                 written since the last step, are passed over; else that is an error.
-            grads: gradients by name of the parameter: arrays of any framework, or (ids, rows),
-                where rows of one id add up. None takes what the gradient buffers hold.
+            grads: gradients by name of the parameter: arrays of any library on any device, or
+                (ids, rows), where rows of one id add up. None takes what the gradient buffers hold.
             pull: whether to bring the new values back: True for all dense parameters, or names.
-            out: with pull, arrays to receive into, by name; of the values' shapes and dtypes.
+            out: with pull, arrays to receive into, by name, of the values' shapes and dtypes: of
+                NumPy, or of PyTorch or CuPy on any device.
             learning_rate: of this step alone. In a synchronous round all workers give the same.
             zero_grad: whether the gradient buffers are cleared in the same step.
 
@@ -185,6 +187,8 @@ class Trainer:
             UserWarning: for a stale gradient (StaleGradientError).
             What stands at Step in the server's documentation; nothing has changed then.
         """
+        into = OutArrays(out or {})
+        hosts = None if out is None else into.hosts
         if grads is None:
             self._check_buffers()
             self._stepper.update(
@@ -194,7 +198,7 @@ class Trainer:
                 zero_grad=zero_grad,
                 reduced=not self._reduces,
             )
-            return self._stepper.pull(pull, out) if pull else None
+            return into.deliver(self._stepper.pull(pull, hosts)) if pull else None
         if zero_grad:
             raise ValueError("zero_grad= is about the gradient buffers, which grads= passes by")
         values = self._stepper.step(
@@ -203,9 +207,9 @@ class Trainer:
             ignore_stale_grad=ignore_stale_grad,
             learning_rate=learning_rate,
             pull=pull,
-            out=out,
+            out=hosts,
         )
-        return values if pull else None
+        return into.deliver(values) if pull else None
 
     def allreduce_grads(self) -> None:
         """Writes the sum of the gradient buffers over the contexts into each of them.

@@ -339,14 +339,6 @@ def test_array_protocol_casts_and_copies_as_asked() -> None:
         array.__array__(np.int32, copy=False)
 
 
-def test_dlpack_exports_a_copy() -> None:
-    array = nd.array([1, 2])
-    exported = np.from_dlpack(array)
-    assert exported.tolist() == [1, 2]
-    assert not np.shares_memory(exported, np.asarray(array))
-    assert array.__dlpack_device__() == (1, 0)
-
-
 def test_copyto_an_array_writes_it_and_returns_it() -> None:
     target = nd.zeros((2, 2), cpu(1), "int32")
     assert nd.full((2, 2), 1.7).copyto(target) is target

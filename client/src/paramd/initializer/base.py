@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from paramd import random
+from paramd.dlpack import host_array
 from paramd.errors import InitializerError
 from paramd.initial_values import fill
 from paramd.spec import InitializerSpec
@@ -301,8 +302,8 @@ def fill_array(spec: InitializerSpec, name: str, arr: Fillable) -> None:
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """A local or remote array, MXNet's included, or a list, as a NumPy array."""
-    return np.asarray(value.asnumpy() if hasattr(value, "asnumpy") else value)
+    """An array of any library on any device, MXNet's included, or a list, as a NumPy array."""
+    return host_array(value.asnumpy() if hasattr(value, "asnumpy") else value)
 
 
 def root_mean_square(arr: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from paramd.dlpack import host_array
 from paramd.errors import BroadcastError
 from paramd.wire.dtypes import BFLOAT16, dtype_of
 
@@ -47,13 +48,14 @@ def as_values(value: Any) -> _Values:
     """The NumPy array that an array-like value stands for.
 
     Args:
-        value: a number, a nested list of numbers, or anything with `__array__`.
+        value: a number, a nested list of numbers, or an array of any library on any device.
 
     Raises:
-        TypeError: where it holds anything else than real numbers.
+        TypeError: where it holds anything else than real numbers, or its library gives no copy
+            in host memory.
     """
     try:
-        values = np.asarray(value)
+        values = host_array(value)
     except ValueError as err:
         raise TypeError(f"expected numbers in a regular shape, but got {value!r}") from err
     if values.dtype.kind in "biuf" or values.dtype == BFLOAT16:

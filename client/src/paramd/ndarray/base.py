@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paramd.context import Context
+from paramd.dlpack import HOST_DEVICE, capsule_of, check_request
 from paramd.errors import BroadcastError, InvalidRegionError
 from paramd.ndarray.arithmetic import apply, as_values, cast, is_number
 from paramd.ndarray.functions import Functions
@@ -174,15 +175,35 @@ class NDArray(Functions):
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        # A copy in main memory, in the first version of the capsule, which all consumers take.
-        if copy is False or (
-            dl_device is not None and tuple(dl_device) != self.__dlpack_device__()
-        ):
-            raise BufferError("the values are exported as a copy in main memory")
-        return self._fetch().__dlpack__()
+        """A DLPack capsule of the values, in host memory.
+
+        Args:
+            stream: None: nothing in host memory is waited for.
+            max_version: the latest version that the consumer knows; None for those before 1.0.
+            dl_device: None or (1, 0), the host.
+            copy: True for memory of the consumer's own. None shares that of a local array, unless
+                it is read-only and `max_version` cannot say so, or in reverse order; what is on
+                the server is fetched. False raises where None would copy or fetch.
+
+        Raises:
+            BufferError: for another device, a stream, or a copy that was not allowed.
+        """
+        check_request(stream, dl_device)
+        if self._lends_storage and not copy:
+            try:
+                return capsule_of(self._read(), max_version)
+            except BufferError:
+                if copy is False:
+                    raise
+        elif copy is False:
+            raise BufferError(
+                f"the values of a {type(self).__name__} are brought together for each use, which "
+                "copy=False does not allow"
+            )
+        return capsule_of(self._fetch(), max_version, copied=True)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)  # kDLCPU, https://dmlc.github.io/dlpack/latest/c_api.html
+        return HOST_DEVICE
 
     def __float__(self) -> float:
         return float(self._number())
@@ -270,7 +291,7 @@ class NDArray(Functions):
             return other._read()
         if is_number(other):
             return other
-        if hasattr(other, "__array__"):
+        if hasattr(other, "__array__") or hasattr(other, "__dlpack__"):
             return as_values(other)
         raise TypeError(f"type {type(other)} not supported")
 
@@ -404,7 +425,7 @@ def _index_array(item: Any) -> Any:
         return item
     if isinstance(item, NDArray):
         values = item._read()
-    elif isinstance(item, list) or hasattr(item, "__array__"):
+    elif isinstance(item, list) or hasattr(item, "__array__") or hasattr(item, "__dlpack__"):
         values = as_values(item)
     else:
         raise ValueError(f"NDArray does not support slicing with key {item} of type {type(item)}.")

@@ -35,10 +35,11 @@ def array(source_array: Any, ctx: Context | None = None, dtype: Any = None) -> N
     """A new array with the values of another one or of nested lists.
 
     Args:
-        source_array: an NDArray, a NumPy array, a number, or a nested list of numbers.
+        source_array: an NDArray, an array of any library on any device, a number, or a nested
+            list of numbers.
         ctx: the context to label it with; the current one by default.
-        dtype: float32 by default, except for an NDArray, whose dtype stays. The dtype of a NumPy
-            array is not kept, as in MXNet.
+        dtype: float32 by default, except for an NDArray, whose dtype stays. The dtype of another
+            library's array is not kept, as in MXNet that of a NumPy array.
 
     Raises:
         TypeError: where the source holds anything else than real numbers.
