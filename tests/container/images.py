@@ -11,9 +11,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -27,6 +28,7 @@ SUITE = "bookworm"
 SUITE_PYTHON = (3, 11)
 PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 LOCKS = ("build", "runtime", "client", "worker")
+CUDA_LOCKS = ("build", "runtime", "cuda")
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,8 @@ class Images:
 def make_images(engine: docker.DockerClient) -> Images:
     """Builds what the engine does not have yet."""
     base = os.environ.get("PARAMD_BASE_IMAGE") or _base(engine)
-    build = os.environ.get("PARAMD_BUILD_IMAGE") or (
-        base if "PARAMD_BASE_IMAGE" in os.environ else _builder(engine, base)
-    )
-
-    def product(name: str, file: str, target: str | None, folders: Iterable[str]) -> str:
-        sources = [DOCKERFILES / file, ROOT / ".dockerignore", *(ROOT / each for each in folders)]
-        tag = f"paramd-test-{name}:{_digest(sources, base, build, target or '')}"
-        if not _has(engine, tag):
-            arguments = {"BASE_IMAGE": base, "BUILD_IMAGE": build}
-            _build(engine, tag, ROOT, file=DOCKERFILES / file, target=target, arguments=arguments)
-        return tag
-
+    build = _build_image(engine, base, "build", LOCKS)
+    product = partial(_product, engine, base, build)
     client_sources = ("client", "requirements")
     return Images(
         base=base,
@@ -71,6 +63,43 @@ def make_images(engine: docker.DockerClient) -> Images:
         client=product("client", "client.Dockerfile", "client", client_sources),
         worker=product("worker", "client.Dockerfile", "worker", (*client_sources, "examples")),
     )
+
+
+def make_cuda_image(engine: docker.DockerClient, base: str) -> str:
+    """Builds the server with CuPy, where the engine does not have it: some hundred megabytes.
+
+    Args:
+        engine: that builds it.
+        base: what it is built upon: that of the others.
+    """
+    build = _build_image(engine, base, "build-cuda", CUDA_LOCKS)
+    sources = ("client", "server", "requirements")
+    return _product(engine, base, build, "server-cuda", "server-cuda.Dockerfile", None, sources)
+
+
+def _product(
+    engine: docker.DockerClient,
+    base: str,
+    build: str,
+    name: str,
+    file: str,
+    target: str | None,
+    folders: Iterable[str],
+) -> str:
+    sources = [DOCKERFILES / file, ROOT / ".dockerignore", *(ROOT / each for each in folders)]
+    tag = f"paramd-test-{name}:{_digest(sources, base, build, target or '')}"
+    if not _has(engine, tag):
+        arguments = {"BASE_IMAGE": base, "BUILD_IMAGE": build}
+        _build(engine, tag, ROOT, file=DOCKERFILES / file, target=target, arguments=arguments)
+    return tag
+
+
+def _build_image(engine: docker.DockerClient, base: str, name: str, locks: Collection[str]) -> str:
+    """The image that builds others: what PARAMD_BUILD_IMAGE names, or one with the wheels."""
+    named = os.environ.get("PARAMD_BUILD_IMAGE")
+    if named or "PARAMD_BASE_IMAGE" in os.environ:
+        return named or base
+    return _builder(engine, base, name, locks)
 
 
 def _base(engine: docker.DockerClient) -> str:
@@ -95,10 +124,10 @@ def _base(engine: docker.DockerClient) -> str:
     return tag
 
 
-def _builder(engine: docker.DockerClient, base: str) -> str:
-    """The base with the locked wheels, from which alone its pip installs."""
-    locks = [ROOT / "requirements" / f"{name}.txt" for name in LOCKS]
-    tag = f"paramd-test-build:{_digest(locks, base)}"
+def _builder(engine: docker.DockerClient, base: str, name: str, of: Collection[str]) -> str:
+    """The base with the wheels of lock files, from which alone its pip installs."""
+    locks = [ROOT / "requirements" / f"{each}.txt" for each in of]
+    tag = f"paramd-test-{name}:{_digest(locks, base)}"
     if _has(engine, tag):
         return tag
     if sys.version_info[:2] != SUITE_PYTHON:

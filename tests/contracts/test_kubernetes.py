@@ -317,6 +317,7 @@ def _config(given: dict[str, Any]) -> ServerConfig:
         "shard": shard,
         "num_shards": num_shards,
         "memory_limit": given["memory_limit"] or 0,
+        "gpu_memory_limit": given["gpu_memory_limit"] or 0,
         "grace_s": given["grace"],
         "stall_s": given["stall_timeout"],
         "num_threads": given["threads"],

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("runtime", "client", "dev", "worker", "build", "proto", "conformance-oracle", "lock")
+LOCKS = (
+    *("runtime", "client", "cuda", "dev", "worker", "build", "proto", "conformance-oracle"),
+    "lock",
+)
 TARGETS = (
     *("help", "setup", "frameworks", "demo", "test", "lint", "verify", "proto", "lock"),
     *("conformance", "bench", "wheels", "clean", "container-test", "up", "down"),
@@ -79,6 +82,19 @@ def test_runtime_inputs_are_the_packages_dependencies() -> None:
 
 def test_development_pins_contain_the_runtime_pins() -> None:
     assert _pins("runtime") <= _pins("dev")
+
+
+def test_pins_of_the_gpu_image_go_with_the_runtime_pins() -> None:
+    """Both are installed together, and CuPy needs NumPy too."""
+    of_runtime = {_normalized(pin): pin for pin in _pins("runtime") if ";" not in pin}
+    for pin in _pins("cuda"):
+        assert of_runtime.get(_normalized(pin), pin) == pin
+    assert {pin for pin in _pins("cuda") if pin.startswith("numpy")} <= _pins("runtime")
+
+
+def test_gpu_image_has_what_the_extra_asks_for() -> None:
+    extras = _project("server")["optional-dependencies"]
+    assert _inputs("cuda") == {_normalized(each) for each in extras["cuda12x"]}
 
 
 @pytest.mark.parametrize("lock", LOCKS)

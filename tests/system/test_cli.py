@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import paramd
-from paramd import Parameter, ParameterDict, Session, cpu
+from paramd import Parameter, ParameterDict, Session
 from paramd.cli import main
 from paramd.files import load_arrays, save_arrays
+from tests.support.contexts import device
 from tests.support.server_process import ServerProcess, serve
 
 
@@ -38,7 +39,7 @@ def params(session: Session) -> ParameterDict:
     found = ParameterDict("net_", session=session)
     found.get("weight", shape=(64, 10), init="xavier")
     found.get("bias", shape=(10,), dtype="float16", grad_req="null")
-    found.initialize(ctx=[cpu(0), cpu(1)])
+    found.initialize(ctx=[device(0), device(1)])
     found.get("late", shape=(0, 3), stype="row_sparse")
     found["net_late"].zero_grad()
     return found
@@ -73,7 +74,7 @@ def test_ls_prints_a_table(server: ServerProcess, params: ParameterDict) -> None
         ["net_bias", "10", "float16", "default", "null", "initialized"],
         ["net_late", "?x3", "float32", "row_sparse", "write", "declared"],
     ]
-    assert "cpu(0) cpu(1)  10.0 KiB" in lines[0]
+    assert f"{device(0)} {device(1)}  10.0 KiB" in lines[0]
     assert [each["name"] for each in as_json(server, "ls", "net_b")] == ["net_bias"]
 
 
@@ -86,7 +87,7 @@ def test_ls_of_nothing_prints_the_head_only(server: ServerProcess) -> None:
 def test_show_tells_all(server: ServerProcess, params: ParameterDict) -> None:
     (shown,) = as_json(server, "show", "net_weight")
     assert shown["shape"] == [64, 10]
-    assert shown["contexts"] == ["cpu(0)", "cpu(1)"]
+    assert shown["contexts"] == [str(device(0)), str(device(1))]
     assert shown["init"]["name"] == "xavier"
     assert shown["value_bytes"] == shown["gradient_bytes"] == 2 * 64 * 10 * 4
     text = run(server, "show", "net_weight", "net_late").stdout
@@ -116,13 +117,15 @@ def test_saved_file_loads_into_another_server(
         assert refused.exit_code == 1
         assert "bias" in refused.stderr
         assert as_json(fresh, "ls") == []
-        arguments = ("--create", "--restore-prefix", "new_", "--ctx", "cpu(2)")
+        arguments = ("--create", "--restore-prefix", "new_", "--ctx", str(device(2)))
         loaded = as_json(fresh, "load", path, *arguments)
         assert sorted(loaded["loaded"]) == ["new_bias", "new_weight"]
         with paramd.connect(fresh.address) as other:
             values = other.parameters().pull()
-            assert other.parameters()["new_bias"].list_ctx() == [cpu(2)]
-    np.testing.assert_array_equal(values["new_weight"], params["net_weight"].data(cpu(0)).asnumpy())
+            assert other.parameters()["new_bias"].list_ctx() == [device(2)]
+    np.testing.assert_array_equal(
+        values["new_weight"], params["net_weight"].data(device(0)).asnumpy()
+    )
     assert values["new_bias"].dtype == np.float16
 
 

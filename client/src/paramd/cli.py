@@ -25,7 +25,7 @@ from paramd.errors import (
 from paramd.files import TensorInfo, open_reader
 from paramd.parameter_dict import ParameterDict
 from paramd.parameter_files import LoadRules, load_file
-from paramd.session import Session, connect
+from paramd.session import DeviceStatus, Session, SessionStatus, connect
 from paramd.spec import ParameterSpec, StoredInfo
 from paramd.transport.credentials import TLS, resolve_credentials
 from paramd.transport.probing import probe as ask_health
@@ -336,7 +336,10 @@ def snapshots_command(target: str, timeout: float, as_json: bool) -> None:
 @_target_options
 @_json_option
 def health_command(probe: bool, ready: bool, target: str, timeout: float, as_json: bool) -> None:
-    """Ask the server whether it serves. Exit status 3 where it cannot be reached, or does not."""
+    """Ask the server whether it serves, and what it has.
+
+    Exit status 3 where it cannot be reached, or does not serve.
+    """
     if probe or ready:
         with _failures():
             credentials = resolve_credentials(**_security(target))
@@ -350,7 +353,33 @@ def health_command(probe: bool, ready: bool, target: str, timeout: float, as_jso
         begin = time.perf_counter()
         status = session.status()
         latency = time.perf_counter() - begin
-    described = {
+    if as_json:
+        _print_json(_described(target, status, latency))
+        return
+    limit = _size(status.memory_limit_bytes) if status.memory_limit_bytes else "no limit"
+    click.echo(
+        f"{target} serves: paramd-server {status.server_version}, up {status.uptime:.0f} s, "
+        f"{_count(range(status.num_parameters))}, {_size(status.memory_bytes)} ({limit}), "
+        f"answered in {latency * 1e3:.1f} ms"
+    )
+    for shard, device in _devices(status):
+        whose = f"shard {shard} " if status.shards else ""
+        click.echo(
+            f"{whose}{device.context} {device.name}, {_size(device.total_bytes)}: "
+            f"{_size(device.memory_bytes)} ({_size(device.memory_limit_bytes)})"
+        )
+
+
+def _devices(status: SessionStatus) -> Iterator[tuple[int, DeviceStatus]]:
+    """Each GPU, with the number of its shard."""
+    for index, shard in enumerate(status.shards or (status,)):
+        for device in shard.devices:
+            yield index, device
+
+
+def _described(target: str, status: SessionStatus, latency: float) -> dict[str, Any]:
+    """What `health` prints as JSON."""
+    return {
         "target": target,
         "status": "serving",
         "server_version": status.server_version,
@@ -360,17 +389,19 @@ def health_command(probe: bool, ready: bool, target: str, timeout: float, as_jso
         "memory_bytes": status.memory_bytes,
         "memory_limit_bytes": status.memory_limit_bytes,
         "gpus": status.num_gpus,
+        "devices": [
+            {
+                "shard": shard,
+                "context": str(device.context),
+                "name": device.name,
+                "memory_bytes": device.memory_bytes,
+                "memory_limit_bytes": device.memory_limit_bytes,
+                "total_bytes": device.total_bytes,
+            }
+            for shard, device in _devices(status)
+        ],
         "sessions": len(status.workers),
     }
-    if as_json:
-        _print_json(described)
-        return
-    limit = _size(status.memory_limit_bytes) if status.memory_limit_bytes else "no limit"
-    click.echo(
-        f"{target} serves: paramd-server {status.server_version}, up {status.uptime:.0f} s, "
-        f"{_count(range(status.num_parameters))}, {_size(status.memory_bytes)} ({limit}), "
-        f"answered in {latency * 1e3:.1f} ms"
-    )
 
 
 def _declare_from(session: Session, filename: str, prefix: str, restore_prefix: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from paramd.errors import NoSessionError, ParameterNotFoundError, SessionClosedError
 from paramd.trainer_spec import TrainerInfo
 from paramd.transport import fork_support as fork_support
-from paramd.transport.calls import SessionStatus, WorkerStatus
+from paramd.transport.calls import DeviceStatus, SessionStatus, WorkerStatus
 from paramd.transport.cluster.handshakes import addresses_of
 from paramd.transport.connection import ConnectionOptions
 from paramd.transport.coordination import claim, meet
@@ -30,7 +30,15 @@ from paramd.transport.whereabouts import Resolve
 if TYPE_CHECKING:
     from paramd.parameter_dict import ParameterDict
 
-__all__ = ["Session", "SessionStatus", "Snapshot", "WorkerStatus", "connect", "current_session"]
+__all__ = [
+    "DeviceStatus",
+    "Session",
+    "SessionStatus",
+    "Snapshot",
+    "WorkerStatus",
+    "connect",
+    "current_session",
+]
 
 LOCAL = "local"
 _DEFAULT_BARRIER = "default"

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from paramd.placement import DEFAULT_SPLIT_ELEMENTS
 from paramd_server import __version__
 from paramd_server.app import Server
+from paramd_server.arrays.cuda.kinds import least_default_limit
 from paramd_server.config import ServerConfig, parse_size
 from paramd_server.core.snapshot import SnapshotError
 from paramd_server.shard_options import environment_without, options_given
@@ -29,8 +30,8 @@ _log = logging.getLogger("paramd_server")
 
 # What each of the shards of `--shards` is given in its own way, and what is not for all of them.
 _OF_THE_SHARD = (
-    *("shards", "shard", "listen", "coordinator", "memory_limit", "port_file", "parent_pid"),
-    *("restore", "snapshot_every"),
+    *("shards", "shard", "listen", "coordinator", "port_file", "parent_pid"),
+    *("memory_limit", "gpu_memory_limit", "restore", "snapshot_every"),
 )
 _NOT_FOR_ALL = ("shards", "coordinator", "snapshot_every")
 # Beyond their grace, to save their states.
@@ -125,6 +126,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="For values, gradients and writes in flight, such as 8G.  [default: 90% of the memory]",
 )
 @click.option(
+    "--gpu-memory-limit",
+    type=_Size(),
+    metavar="SIZE",
+    help="For values, gradients and optimizer states on each GPU.  [default: 90% of its memory]",
+)
+@click.option(
     "--port-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help='Written once serving: {"addresses": [...]}.',
@@ -159,7 +166,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=click.IntRange(1, 1024),
     metavar="N",
     help="Run all N shards of a cluster, a process each, and start again those that die. They "
-    "listen on --listen's port, on the next one, and so on, and share --memory-limit.",
+    "listen on --listen's port, on the next one, and so on, and share the memory limits.",
 )
 @click.option(
     "--coordinator",
@@ -209,6 +216,7 @@ def main(
     snapshot_dir: Path | None,
     restore: str,
     memory_limit: int | None,
+    gpu_memory_limit: int | None,
     port_file: Path | None,
     parent_pid: int | None,
     grace: float,
@@ -244,6 +252,7 @@ def main(
             snapshot_dir=snapshot_dir,
             restore=restore,
             memory_limit=memory_limit or 0,
+            gpu_memory_limit=gpu_memory_limit or 0,
             port_file=port_file,
             parent_pid=parent_pid,
             grace_s=grace,
@@ -312,6 +321,7 @@ def _supervisor(context: click.Context, config: ServerConfig, coordinator: str) 
             num_shards=config.num_shards,
             listen=config.listen,
             memory_limit=config.memory_limit,
+            gpu_memory_limit=config.gpu_memory_limit or least_default_limit(),
             options=options_given(context, without=_OF_THE_SHARD),
             environment=environment_without(context, _NOT_FOR_ALL),
             coordinator=coordinator,

@@ -112,7 +112,9 @@ class Server:
         self._config = config
         self._restart = restart
         self.restart_from: int | None = None
-        self._devices = Devices(MemoryAccount(config.memory_limit))
+        self._devices = Devices(
+            MemoryAccount(config.memory_limit), gpu_memory_limit=config.gpu_memory_limit
+        )
         self._streams = OpenStreams(stall_s=config.stall_s)
         self._stopped = threading.Event()
         self._control = _pool("control", _NUM_CONTROL_THREADS)
@@ -407,7 +409,7 @@ class Server:
         while not self._stopped.wait(_TICK_S):
             self._streams.cut_stalled()
             self._members.expire()
-            self._devices.spares.trim()
+            self._devices.trim()
             self._security.refresh()
             self._role.check()
 

@@ -41,6 +41,8 @@ class ServerConfig:
         restore: the snapshot that it starts from: 'latest', 'none', a number, or the name of one
             that has a name.
         memory_limit: bytes of values, gradients and writes in flight.
+        gpu_memory_limit: bytes of values, gradients and optimizer states on each GPU; 0 for nine
+            tenths of what it has.
         port_file: written once serving, with the addresses.
         parent_pid: the server ends when this process has ended; None for never.
         grace_s: how long calls may go on after SIGTERM.
@@ -70,6 +72,7 @@ class ServerConfig:
     snapshot_dir: Path | None = None
     restore: str = "latest"
     memory_limit: int = 0
+    gpu_memory_limit: int = 0
     port_file: Path | None = None
     parent_pid: int | None = None
     grace_s: float = 30.0

@@ -39,6 +39,7 @@ class ShardsConfig:
         memory_limit: bytes, for all of them together.
         options: further options of the command line, the same for each.
         environment: of each.
+        gpu_memory_limit: bytes on each GPU, for all of them together; 0 for what each takes itself.
         coordinator: how the others reach shard 0; '' for its first address.
         snapshot_dir: that of all; None for none.
         restore: the snapshot to start from, as `--restore` takes it.
@@ -52,6 +53,7 @@ class ShardsConfig:
     memory_limit: int
     options: tuple[str, ...]
     environment: Mapping[str, str]
+    gpu_memory_limit: int = 0
     coordinator: str = ""
     snapshot_dir: Path | None = None
     restore: str = "latest"
@@ -66,11 +68,14 @@ class ShardsConfig:
             ValueError: naming the setting.
         """
         shard_addresses(self.listen, self.num_shards)
-        if self.memory_limit < self.num_shards:
-            raise ValueError(
-                f"--memory-limit {self.memory_limit} is less than a byte for each of "
-                f"{self.num_shards} shards"
-            )
+        for option, limit in (
+            ("--memory-limit", self.memory_limit),
+            ("--gpu-memory-limit", self.gpu_memory_limit or self.num_shards),
+        ):
+            if limit < self.num_shards:
+                raise ValueError(
+                    f"{option} {limit} is less than a byte for each of {self.num_shards} shards"
+                )
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,9 @@ class Supervisor:
         for address in shard.listen:
             command += ["--listen", address]
         command += ["--memory-limit", str(config.memory_limit // config.num_shards)]
+        if config.gpu_memory_limit:
+            limit = config.gpu_memory_limit // config.num_shards
+            command += ["--gpu-memory-limit", str(limit)]
         command += ["--parent-pid", str(os.getpid())]
         command += ["--port-file", str(self._port_file_of(shard))]
         command += ["--restore", self._restore_of(shard)]

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -441,6 +441,19 @@ def test_shard_that_is_not_ready_for_the_signal_is_no_failure(shards: Any) -> No
         assert running.await_status() == 0
 
 
+@pytest.mark.parametrize(("limit", "given"), [(3001, ["1000"]), (0, None)])
+def test_shards_share_the_memory_of_gpus(
+    shards: Any, limit: int, given: Sequence[str] | None
+) -> None:
+    with shards(gpu_memory_limit=limit) as running:
+        running.await_all()
+        assert [running.starts(shard)[0].get("--gpu-memory-limit") for shard in range(3)] == [
+            given
+        ] * 3
+        running.end()
+        assert running.await_status() == 0
+
+
 def test_port_file_that_cannot_be_written_ends_all(shards: Any, tmp_path: Path) -> None:
     with shards(port_file=tmp_path / "missing" / "ports.json") as running:
         assert running.await_status() == 1
@@ -449,3 +462,5 @@ def test_port_file_that_cannot_be_written_ends_all(shards: Any, tmp_path: Path) 
 def test_memory_for_each_shard() -> None:
     with pytest.raises(ValueError, match=r"--memory-limit 2 .* 3 shards"):
         ShardsConfig(3, ("a:0",), 2, (), {})
+    with pytest.raises(ValueError, match=r"--gpu-memory-limit 2 .* 3 shards"):
+        ShardsConfig(3, ("a:0",), 3, (), {}, gpu_memory_limit=2)

@@ -43,6 +43,7 @@ from paramd.transport.receiving import (
     TensorsReceiver,
 )
 from paramd.transport.records import (
+    DeviceStatus,
     SessionStatus,
     TensorValue,
     TensorWrite,
@@ -64,6 +65,7 @@ from paramd.wire.messages import (
 
 __all__ = [
     "Calls",
+    "DeviceStatus",
     "SessionStatus",
     "TensorValue",
     "TensorWrite",

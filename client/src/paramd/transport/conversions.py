@@ -8,11 +8,12 @@ from typing import Any
 from paramd.errors import InvalidArgumentError, InvalidStreamError
 from paramd.spec import InitializerSpec, LoadOptions, Part, Selector, StoredInfo
 from paramd.transport.operations import Operation
-from paramd.transport.records import SessionStatus, WorkerStatus
+from paramd.transport.records import DeviceStatus, SessionStatus, WorkerStatus
 from paramd.transport.sending import batches
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2, tensor_pb2
 from paramd.wire.messages import (
+    context_from_wire,
     context_to_wire,
     contexts_to_wire,
     grad_req_to_wire,
@@ -57,6 +58,16 @@ def status_from_wire(message: session_service_pb2.GetStatusResponse) -> SessionS
         num_failed_snapshots=message.num_failed_snapshots,
         last_snapshot=message.last_snapshot,
         last_snapshot_created=message.last_snapshot_created,
+        devices=tuple(
+            DeviceStatus(
+                context=context_from_wire(each.context),
+                name=each.name,
+                memory_bytes=each.memory_bytes,
+                memory_limit_bytes=each.memory_limit_bytes,
+                total_bytes=each.total_bytes,
+            )
+            for each in message.devices
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from paramd.files import RowSparseRows
 from paramd.spec import Part, Region, Shape
 
 __all__ = [
+    "DeviceStatus",
     "PackedGradient",
     "SessionStatus",
     "TensorValue",
@@ -78,6 +79,25 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True)
+class DeviceStatus:
+    """A GPU of a server.
+
+    Attributes:
+        context: that stands for it.
+        name: of the product.
+        memory_bytes: of the values, gradients and optimizer states there.
+        memory_limit_bytes: the most that they may take.
+        total_bytes: what it has.
+    """
+
+    context: Context
+    name: str
+    memory_bytes: int
+    memory_limit_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
 class SessionStatus:
     """What a server holds, and who works with it.
 
@@ -86,7 +106,7 @@ class SessionStatus:
         epoch: new with each start of the server.
         uptime: seconds since then.
         num_parameters: how many it holds.
-        memory_bytes: of values, gradients and writes in flight.
+        memory_bytes: of values, gradients and writes in flight, in host memory.
         memory_limit_bytes: 0 for none.
         num_gpus: number of its GPU contexts.
         workers: the sessions that it knows.
@@ -94,11 +114,12 @@ class SessionStatus:
         num_failed_snapshots: that could not be saved since then.
         last_snapshot: number of the newest that is whole; 0 for none.
         last_snapshot_created: when that was saved, in seconds since 1970.
+        devices: its GPUs, with their memory.
         shards: where there are several, each one's own status, in their order. The above is then
             that of the coordinator, but for: memory, the sum of all; num_gpus, what every one
-            has; num_parameters, in which each part counts; pushes, of which a worker has made at
-            least as many as the shard that got most of them counts; and tensors, of which each
-            part counts.
+            has; devices, those of the first shard, of the next, and so on; num_parameters, in
+            which each part counts; pushes, of which a worker has made at least as many as the
+            shard that got most of them counts; and tensors, of which each part counts.
     """
 
     server_version: str
@@ -113,6 +134,7 @@ class SessionStatus:
     num_failed_snapshots: int = 0
     last_snapshot: int = 0
     last_snapshot_created: float = 0.0
+    devices: tuple[DeviceStatus, ...] = ()
     shards: tuple[SessionStatus, ...] = ()
 
     @property

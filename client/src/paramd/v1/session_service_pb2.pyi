@@ -81,7 +81,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("server_version", "epoch", "uptime_ms", "num_parameters", "memory_bytes", "memory_limit_bytes", "workers", "num_gpus", "num_snapshots", "num_failed_snapshots", "last_snapshot", "last_snapshot_created")
+    __slots__ = ("server_version", "epoch", "uptime_ms", "num_parameters", "memory_bytes", "memory_limit_bytes", "workers", "num_gpus", "num_snapshots", "num_failed_snapshots", "last_snapshot", "last_snapshot_created", "devices")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class GetStatusResponse(_message.Message):
     NUM_FAILED_SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     LAST_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     LAST_SNAPSHOT_CREATED_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     epoch: int
     uptime_ms: int
@@ -106,7 +107,22 @@ class GetStatusResponse(_message.Message):
     num_failed_snapshots: int
     last_snapshot: int
     last_snapshot_created: float
-    def __init__(self, server_version: _Optional[str] = ..., epoch: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., num_parameters: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., num_gpus: _Optional[int] = ..., num_snapshots: _Optional[int] = ..., num_failed_snapshots: _Optional[int] = ..., last_snapshot: _Optional[int] = ..., last_snapshot_created: _Optional[float] = ...) -> None: ...
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
+    def __init__(self, server_version: _Optional[str] = ..., epoch: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., num_parameters: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., num_gpus: _Optional[int] = ..., num_snapshots: _Optional[int] = ..., num_failed_snapshots: _Optional[int] = ..., last_snapshot: _Optional[int] = ..., last_snapshot_created: _Optional[float] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ...) -> None: ...
+
+class DeviceStatus(_message.Message):
+    __slots__ = ("context", "name", "memory_bytes", "memory_limit_bytes", "total_bytes")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    context: _tensor_pb2.Context
+    name: str
+    memory_bytes: int
+    memory_limit_bytes: int
+    total_bytes: int
+    def __init__(self, context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ..., name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
     __slots__ = ("worker", "identity", "num_pushes", "num_pushed_tensors")

@@ -12,6 +12,7 @@ from paramd.errors import InvalidArgumentError, ProtocolMismatchError
 from paramd.spec import check_name
 from paramd.v1 import parameter_pb2
 from paramd.v1 import session_service_pb2 as pb
+from paramd.wire.messages import context_to_wire
 from paramd.wire.protocol import PROTOCOL
 from paramd_server import __version__
 from paramd_server.core.coordination import Barriers, Claims
@@ -89,7 +90,8 @@ class SessionServicer:
         self, _request: pb.GetStatusRequest, _context: grpc.ServicerContext
     ) -> pb.GetStatusResponse:
         """Describes the server."""
-        account = self._registry.devices.account
+        devices = self._registry.devices
+        account = devices.account
         snapshots = self._snapshots.counts()
         last = snapshots.last
         return pb.GetStatusResponse(
@@ -99,7 +101,7 @@ class SessionServicer:
             num_parameters=len(self._registry),
             memory_bytes=account.used_bytes,
             memory_limit_bytes=account.limit_bytes,
-            num_gpus=self._registry.devices.num_gpus,
+            num_gpus=devices.num_gpus,
             num_snapshots=snapshots.num_saved,
             num_failed_snapshots=snapshots.num_failed,
             last_snapshot=0 if last is None else last.name.number,
@@ -112,6 +114,16 @@ class SessionServicer:
                     num_pushed_tensors=each.num_pushed_tensors,
                 )
                 for each in self._workers.all()
+            ],
+            devices=[
+                pb.DeviceStatus(
+                    context=context_to_wire(each.context),
+                    name=each.name,
+                    memory_bytes=each.used_bytes,
+                    memory_limit_bytes=each.limit_bytes,
+                    total_bytes=each.total_bytes,
+                )
+                for each in devices.statuses()
             ],
         )
 

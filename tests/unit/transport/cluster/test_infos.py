@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from paramd.context import cpu
+from paramd.context import cpu, gpu
 from paramd.spec import FirstValue, InitializerSpec, ParameterSpec, Part, StoredInfo, Version
 from paramd.transport.cluster.infos import Lack, absent, lack_of, merged_info, merged_status
-from paramd.transport.records import SessionStatus, WorkerStatus
+from paramd.transport.records import DeviceStatus, SessionStatus, WorkerStatus
 
 PART = Part((6, 2), 0, 3, 1)
 SPEC = ParameterSpec("w", PART.local_shape, part=PART)
@@ -92,3 +92,12 @@ def test_one_status_of_all_shards() -> None:
     assert merged_status([_status(1, 0, 0), _status(2, 0, 0, limit=0)]).memory_limit_bytes == 0
     assert both[0].epochs == {1}
     assert np.isfinite(merged.uptime)
+
+
+def test_devices_of_all_shards_follow_each_other() -> None:
+    one, other = (DeviceStatus(gpu(0), name, 1, 2, 3) for name in ("A", "B"))
+    shards = [
+        replace(_status(1, 0, 1), devices=(one,)),
+        replace(_status(2, 0, 1), devices=(other,)),
+    ]
+    assert merged_status(shards).devices == (one, other)

@@ -129,6 +129,7 @@ def merged_status(shards: Sequence[SessionStatus]) -> SessionStatus:
         memory_limit_bytes=sum(limits) if all(limits) else 0,
         num_gpus=min(shard.num_gpus for shard in shards),
         workers=tuple(_merged_workers(shards).values()),
+        devices=tuple(device for shard in shards for device in shard.devices),
         shards=tuple(shards),
     )
 
