@@ -341,6 +341,18 @@ class ArrayBackendContract(ABC):
         value[[0, 2]] = expected[[0, 2]]
         np.testing.assert_array_equal(self.value_of(backend, buffer), value)
 
+    @pytest.mark.parametrize("count", [0, 1, 5000])
+    def test_takes_rows_into_memory_of_its_own(self, backend: ArrayBackend, count: int) -> None:
+        table = np.arange(6000 * 70, dtype="f4").reshape(6000, 70)
+        buffer = self.filled(backend, table)
+        memory = backend.row_memory((count, 70), np.dtype("f4"))
+        assert memory.shape == (count, 70)
+        memory[...] = -1
+        ids = np.arange(count) + 7
+        backend.take_rows(buffer, ids[: count - 1], memory[: max(count - 1, 0)])
+        np.testing.assert_array_equal(memory[: max(count - 1, 0)], table[ids[: count - 1]])
+        assert (memory[max(count - 1, 0) :] == -1).all()
+
     def test_takes_rows_of_any_size(self, backend: ArrayBackend) -> None:
         buffer = self.filled(backend, np.arange(11, dtype="<i4"))
         out = np.empty((2, 5), "<i4")

@@ -211,6 +211,13 @@ class ArrayBackend(Protocol):
                 its first axis do.
         """
 
+    def row_memory(self, shape: Shape, dtype: np.dtype[Any]) -> HostArray:
+        """Host memory of which `take_rows` fills any contiguous part without a detour.
+
+        Raises:
+            MemoryLimitError: where there is no room.
+        """
+
     def put_rows(self, buffer: Buffer, ids: HostArray, rows: Values, *, mode: str) -> None:
         """Writes rows in place. It cannot fail.
 

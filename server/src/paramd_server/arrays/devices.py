@@ -155,7 +155,11 @@ class Devices:
         """Frees what is kept for later and has not been used for a while."""
         self.spares.trim()
         for backend in self._distinct():
-            backend.trim()
+            try:
+                backend.trim()
+            except Exception:
+                # A device that has failed must not end the housekeeping of the others.
+                _log.exception("what %s keeps was not freed", "/".join(backend.device_types))
 
     def _distinct(self) -> list[ArrayBackend]:
         return list({id(backend): backend for backend in list(self._opened.values())}.values())

@@ -190,6 +190,10 @@ class NumpyBackend:
         # mode='clip' spares a second check of every id and a buffer; the ids are in range.
         np.take(array, ids, axis=0, out=out, mode="clip")
 
+    def row_memory(self, shape: Shape, dtype: np.dtype[Any]) -> HostArray:
+        """Any memory does."""
+        return np.empty(shape, dtype)
+
     def put_rows(self, buffer: Buffer, ids: HostArray, rows: Values, *, mode: str) -> None:
         """Writes rows in place."""
         array, rows = self.array(buffer), self._values(rows)

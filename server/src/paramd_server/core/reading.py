@@ -208,6 +208,11 @@ class RowReader:
         """The shape of one row."""
         return self.head.shape[1:]
 
+    def memory(self, num_rows: int) -> HostArray:
+        """Host memory for blocks of at most so many rows. Raises MemoryLimitError."""
+        backend = self._parameter.backend(self._context)
+        return backend.row_memory((num_rows, *self.row_shape), self.head.dtype)
+
     def take(self, ids: IntArray, out: HostArray) -> None:
         """Gathers a block of rows, atomically.
 

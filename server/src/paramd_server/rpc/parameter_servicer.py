@@ -297,7 +297,7 @@ def _gather(reader: RowReader, data: bytes) -> Iterator[bytes]:
     ids = np.frombuffer(data, "<i8")
     row_bytes = int(np.prod(reader.row_shape, dtype=np.int64)) * reader.head.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
-    rows = np.empty((min(step, len(ids)), *reader.row_shape), reader.head.dtype)
+    rows = reader.memory(min(step, len(ids)))
     for begin in range(0, len(ids), step):
         block = ids[begin : begin + step]
         out = rows[: len(block)]

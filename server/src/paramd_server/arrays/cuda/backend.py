@@ -28,7 +28,7 @@ from paramd_server.arrays.cuda.geometry import Layout, contiguous_strides, regio
 from paramd_server.arrays.cuda.gpu import Gpu, finite_kernel
 from paramd_server.arrays.cuda.kinds import default_gpu_limit
 from paramd_server.arrays.cuda.pieces import PieceReader
-from paramd_server.arrays.cuda.pinned import PinnedMemory
+from paramd_server.arrays.cuda.pinned import PinnedMemory, lease
 from paramd_server.arrays.cuda.runtime import Runtime, load_runtime
 from paramd_server.arrays.cuda.transfers import TransferSizes
 from paramd_server.arrays.cuda.updating import Step, update_kernels
@@ -181,6 +181,12 @@ class CudaBackend:
         if row_size is None:
             row_size = math.prod(table.shape[1:])
         self._gpu(table).take_rows(table, _contiguous(ids), row_size, out)
+
+    def row_memory(self, shape: Shape, dtype: np.dtype[Any]) -> HostArray:
+        """Pinned memory, counted as the host's while anybody refers to it."""
+        size = math.prod(shape) * dtype.itemsize
+        flat = np.asarray(lease(max(size, 1), self._pinned, self._memory.account))[:size]
+        return flat.view(dtype).reshape(shape)
 
     def put_rows(self, buffer: Buffer, ids: HostArray, rows: Values, *, mode: str) -> None:
         """Writes rows to the GPU, or within it."""

@@ -18,7 +18,7 @@ from paramd_server.arrays.kinds import DeviceError, HostMemory
 from paramd_server.arrays.memory import MemoryAccount, format_bytes
 from paramd_server.arrays.numpy_backend import NumpyBackend
 
-__all__ = ["Lease", "PinnedBackend", "PinnedMemory", "lease", "open_pinned"]
+__all__ = ["Lease", "PinnedBackend", "PinnedMemory", "is_leased", "lease", "open_pinned"]
 
 _DEVICE_TYPE = "cpu_pinned"
 
@@ -139,6 +139,14 @@ def lease(size: int, memory: PinnedMemory, account: MemoryAccount) -> Lease:
     leased = Lease(flat)
     weakref.finalize(leased, _give_back, account, memory, flat).atexit = False
     return leased
+
+
+def is_leased(array: HostArray) -> bool:
+    """Whether an array lies in memory from `lease`."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base, Lease)
 
 
 def _give_back(account: MemoryAccount, memory: PinnedMemory, flat: HostArray) -> None:

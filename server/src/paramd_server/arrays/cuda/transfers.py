@@ -8,16 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from paramd_server.arrays.backend import HostArray
 from paramd_server.arrays.cuda.device import Device, settle
 from paramd_server.arrays.cuda.geometry import ID_BYTES, RowPiece, aligned, row_pieces
-
-if TYPE_CHECKING:
-    from paramd_server.arrays.cuda.pinned import Lease
+from paramd_server.arrays.cuda.pinned import Lease, is_leased
 
 __all__ = ["Download", "Fed", "Rows", "Slot", "TransferSizes", "TransferSlots", "pack", "pack_flat"]
 
@@ -98,7 +96,7 @@ class Download:
     Attributes:
         start: puts work on the compute stream that makes it, given the slot, and says at which
             address it will be.
-        target: where it goes, uint8.
+        target: where it goes, uint8: straight there, where that is pinned memory.
     """
 
     start: Callable[[Slot], int]
@@ -247,13 +245,15 @@ class TransferSlots:
         device.wait(slot.done)
         address = part.start(slot)
         device.after_compute(device.downloads)
-        device.runtime.download(device.downloads, slot.host_address, address, part.target.nbytes)
+        to = part.target.ctypes.data if is_leased(part.target) else slot.host_address
+        device.runtime.download(device.downloads, to, address, part.target.nbytes)
         slot.done.record(device.downloads)
 
     def _finish(self, under_way: deque[tuple[Slot, HostArray]]) -> None:
         slot, target = under_way[0]
         self._device.wait(slot.done)
-        target[:] = slot.host[: target.nbytes]
+        if not is_leased(target):
+            target[:] = slot.host[: target.nbytes]
         under_way.popleft()
         self._free.put(slot)
 
