@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from paramd.context import Context, cpu
+from paramd.context import Context, current_context
 from paramd.spec import InitializerSpec, ParameterSpec, Region, TensorHead
 from paramd.trainer_spec import TrainerSpec
 from paramd.v1 import (
@@ -31,6 +31,7 @@ from paramd.v1 import (
 )
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import (
+    context_from_wire,
     context_to_wire,
     contexts_to_wire,
     initializer_to_wire,
@@ -44,6 +45,7 @@ from paramd.wire.tensors import (
     region_to_wire,
 )
 from paramd.wire.training import trainer_spec_to_wire
+from tests.support.contexts import suite_context
 from tests.support.receiving import feed_all
 
 Array = np.ndarray[Any, Any]
@@ -194,6 +196,18 @@ class RawClient:
         assert isinstance(answer, session_service_pb2.GetStatusResponse)
         return answer
 
+    def used_bytes(self) -> int:
+        """What the server's buffers take, wherever they are."""
+        status = self.status()
+        return status.memory_bytes + sum(device.memory_bytes for device in status.devices)
+
+    def device_bytes(self) -> int:
+        """What buffers take on `device(0)`, or of main memory, where that is the same."""
+        status = self.status()
+        wire = context_to_wire(suite_context())
+        own = [each.memory_bytes for each in status.devices if each.context == wire]
+        return own[0] if own else status.memory_bytes
+
     def declare(self, *specs: ParameterSpec) -> None:
         declarations = [pb.Declaration(spec=spec_to_wire(spec)) for spec in specs]
         self.call("Declare", pb.DeclareRequest(declarations=declarations))
@@ -202,7 +216,7 @@ class RawClient:
         self,
         *names: str,
         init: InitializerSpec = ZERO,
-        contexts: Sequence[Context] = (cpu(0),),
+        contexts: Sequence[Context] | None = None,
         force_reinit: bool = False,
     ) -> pb.InitializeResponse:
         request = pb.InitializeRequest(
@@ -211,7 +225,7 @@ class RawClient:
                 pb.InitializeEntry(name=name, init=initializer_to_wire(init), seed=1)
                 for name in names
             ],
-            contexts=contexts_to_wire(contexts),
+            contexts=contexts_to_wire([current_context()] if contexts is None else contexts),
             force_reinit=force_reinit,
         )
         answer = self.call("Initialize", request)
@@ -224,7 +238,7 @@ class RawClient:
         shape: tuple[int, ...],
         *,
         init: InitializerSpec = ZERO,
-        contexts: Sequence[Context] = (cpu(0),),
+        contexts: Sequence[Context] | None = None,
         **attributes: Any,
     ) -> None:
         """Declares a parameter and initializes it."""
@@ -348,7 +362,7 @@ class RawClient:
             name = info.current.name
             seen[name] = info.SerializeToString(deterministic=True)
             for wire in info.contexts if info.state == 3 else ():
-                context = Context("cpu", wire.device_id)
+                context = context_from_wire(wire)
                 if info.current.stype == 1:
                     seen[f"{name} {context}"] = self.get(name, context=context).tobytes()
                 elif info.current.stype == 2:

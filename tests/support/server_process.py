@@ -114,8 +114,12 @@ class GivenServer:
 
 
 def server_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without PARAMD_ variables of whoever runs the tests, and with `extra`."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PARAMD_")}
+    """The environment with `extra`, and without PARAMD_ variables but those of the tests."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("PARAMD_") or key.startswith("PARAMD_TEST_")
+    }
     return {**kept, **(extra or {})}
 
 

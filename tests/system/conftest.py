@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paramd.context import cpu
 from paramd.spec import ParameterSpec
 from tests.support.clusters import GIVEN
+from tests.support.contexts import device, memory_limit
 from tests.support.raw_calls import SHAPE, VALUE, RawClient
 from tests.support.server_process import GivenServer, ServerProcess, serve
 
@@ -25,7 +25,7 @@ def shared_server(
         return
     directory: Path = tmp_path_factory.mktemp("server")
     snapshots = str(directory / "snapshots")
-    with serve(directory, "--memory-limit", "64M", "--snapshot-dir", snapshots) as server:
+    with serve(directory, *memory_limit(64), "--snapshot-dir", snapshots) as server:
         yield server
 
 
@@ -44,7 +44,7 @@ def world(shared_server: ServerProcess) -> None:
     """One parameter of each kind."""
     with RawClient(shared_server.address) as client:
         client.create("dense", SHAPE, grad_req="add")
-        client.create("two", SHAPE, contexts=(cpu(0), cpu(1)))
+        client.create("two", SHAPE, contexts=(device(0), device(1)))
         client.create("whole", (6,), dtype=np.dtype("<i4"))
         client.create("frozen", SHAPE, grad_req="null")
         client.create("table", (10, 3), stype="row_sparse", grad_stype="row_sparse")
@@ -61,8 +61,8 @@ def world(shared_server: ServerProcess) -> None:
 @pytest.fixture
 def unchanged(raw: RawClient, world: None) -> Iterator[RawClient]:
     """A client: whatever the test did, nothing has changed in the end and no memory is held."""
-    before, used = raw.everything(), raw.status().memory_bytes
+    before, used = raw.everything(), raw.used_bytes()
     yield raw
     assert raw.everything() == before
-    assert raw.status().memory_bytes == used
+    assert raw.used_bytes() == used
     assert raw.health() == 1

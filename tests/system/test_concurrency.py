@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from paramd.context import cpu
 from paramd.spec import InitializerSpec, ParameterSpec
 from paramd.v1 import parameter_service_pb2 as pb
+from tests.support.contexts import device
 from tests.support.raw_calls import RawClient, received, selector
 from tests.support.server_process import serve, server_environment
 
@@ -41,7 +41,7 @@ def work(address: str, worker: int, duration_s: float) -> dict[str, Any]:
             turn += 1
             began = time.monotonic()
             if turn % 3 == 0:
-                value = client.get("values", context=cpu(worker % 2))
+                value = client.get("values", context=device(worker % 2))
                 torn += bool((value != value[0]).any())
                 seen.add(int(value[0]))
             elif turn % 3 == 1:
@@ -106,7 +106,7 @@ def run_workers(address: str) -> list[dict[str, Any]]:
 
 def test_arrays_are_whole_and_sums_exact(tmp_path: Path) -> None:
     with serve(tmp_path) as server, RawClient(server.address) as client:
-        client.create("values", SHAPE, grad_req="null", contexts=(cpu(0), cpu(1)))
+        client.create("values", SHAPE, grad_req="null", contexts=(device(0), device(1)))
         client.create("sums", SHAPE, dtype=np.dtype("<i4"), grad_req="add")
         results = run_workers(server.address)
         spans = [tuple(span) for result in results for span in result["spans"]]
@@ -117,7 +117,7 @@ def test_arrays_are_whole_and_sums_exact(tmp_path: Path) -> None:
         total = sum(result["pushed"] for result in results)
         np.testing.assert_array_equal(client.get_grad("sums"), np.full(SHAPE, total, "<i4"))
         np.testing.assert_array_equal(
-            client.get("values", context=cpu(0)), client.get("values", context=cpu(1))
+            client.get("values", context=device(0)), client.get("values", context=device(1))
         )
         # Two slow cores still do some ten operations a second.
         assert len(spans) > 5 * DURATION_S, len(spans)

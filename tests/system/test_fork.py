@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from paramd.context import cpu
 from paramd.session import Session, connect
 from paramd.spec import ParameterSpec, Selector
 from paramd.transport import forks
 from paramd.transport.calls import TensorWrite
 from paramd.v1 import session_service_pb2 as pb
+from tests.support.contexts import device
 
 REPETITIONS = 20
 CHILD_SECONDS = 30
@@ -32,12 +32,12 @@ def session() -> Iterator[Session]:
 def _fill(session: Session, name: str, size: int) -> None:
     session.calls.declare([(ParameterSpec(name, (size,)), frozenset())])
     session.calls.set_data(
-        [TensorWrite(name, np.ones(size, "f4"))], initialize=True, contexts=[cpu(0)]
+        [TensorWrite(name, np.ones(size, "f4"))], initialize=True, contexts=[device(0)]
     )
 
 
 def _pull(session: Session, name: str) -> float:
-    ((_, value),) = session.calls.get_data([Selector(name)], cpu(0))
+    ((_, value),) = session.calls.get_data([Selector(name)], device(0))
     return float(np.asarray(value).sum())
 
 

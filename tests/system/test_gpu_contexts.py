@@ -22,6 +22,9 @@ from paramd_server.arrays.cuda.driver import DriverError, find_driver
 from tests.support.fake_driver import GIB, NO_DEVICE, build_driver, install_cupy
 from tests.support.server_process import ServerProcess, run_server, serve
 
+# The tests say what machine there is.
+pytestmark = pytest.mark.real_devices
+
 DEFAULT_LIMITS = (int(16 * GIB * 0.9), int(17 * GIB * 0.9))
 NO_CUPY = "the machine has 2 GPUs (Fake GPU 0, Fake GPU 1), but CuPy is not installed"
 

@@ -170,7 +170,7 @@ def test_stream_in_which_nothing_moves_is_cut_off(tmp_path: Path, stall: Any) ->
         client.create("big", BIG, grad_req="null")
         client.create("huge", HUGE, grad_req="null")
         client.set("big", np.ones(BIG, "f4"))
-        used = client.status().memory_bytes
+        used = client.used_bytes()
         began = time.monotonic()
         with stall(server.address, 3) as calls:
             _await_cut(server, count=3)
@@ -195,6 +195,6 @@ def _await_cut(server: ServerProcess, count: int) -> None:
 
 def _await_memory(client: RawClient, used: int) -> None:
     deadline = time.monotonic() + 10
-    while client.status().memory_bytes != used:
-        assert time.monotonic() < deadline, f"{client.status().memory_bytes} against {used}"
+    while client.used_bytes() != used:
+        assert time.monotonic() < deadline, f"{client.used_bytes()} against {used}"
         time.sleep(0.02)

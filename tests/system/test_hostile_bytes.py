@@ -14,8 +14,8 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paramd.context import cpu
 from paramd.spec import ParameterSpec
+from tests.support.contexts import device
 from tests.support.raw_calls import METHODS, RawClient, refusal_of
 from tests.support.server_process import ServerProcess, serve
 
@@ -143,7 +143,7 @@ def _build(client: RawClient) -> None:
     for spec in wanted:
         if spec.name not in there:
             client.declare(spec)
-            contexts = (cpu(0), cpu(1)) if spec.name == "two" else (cpu(0),)
+            contexts = (device(0), device(1)) if spec.name == "two" else (device(0),)
             client.initialize(spec.name, contexts=contexts)
     if "later" not in there:
         client.declare(ParameterSpec("later", shape=(0, 5), allow_deferred_init=True))

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from paramd.context import cpu
 from paramd.spec import ParameterSpec, TensorHead
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2 as spb
 from paramd.wire.messages import context_to_wire, spec_to_wire
 from paramd.wire.tensors import head_to_wire
+from tests.support.contexts import device
 from tests.support.raw_calls import (
     INT64_MAX,
     SHAPE,
@@ -60,7 +60,7 @@ def named(client: RawClient, method: str, name: str) -> Any:
                 pb.InitializeEntry(name="declared", init=parameter_pb2.Initializer(name="zero")),
                 pb.InitializeEntry(name=name, init=parameter_pb2.Initializer(name="zero")),
             ],
-            contexts=[context_to_wire(cpu())],
+            contexts=[context_to_wire(device())],
         ),
         "GetData": lambda: pb.GetDataRequest(tensors=[selector("dense"), selector(name)]),
         "GetGrad": lambda: pb.GetGradRequest(tensors=[selector("dense"), selector(name)]),
@@ -76,7 +76,7 @@ def named(client: RawClient, method: str, name: str) -> Any:
         ],
         "ZeroGrad": lambda: pb.ZeroGradRequest(operation=operation, names=["dense", name]),
         "ResetCtx": lambda: pb.ResetCtxRequest(
-            operation=operation, names=["dense", name], contexts=[context_to_wire(cpu(3))]
+            operation=operation, names=["dense", name], contexts=[context_to_wire(device(3))]
         ),
         "Cast": lambda: pb.CastRequest(
             operation=operation, names=["dense", name], dtype=tensor_pb2.DTYPE_FLOAT16
@@ -211,7 +211,7 @@ def test_pull_of_rows_that_was_not_opened(unchanged: RawClient) -> None:
     [
         ("dense", None, "WRONG_STORAGE_TYPE"),
         ("declared", None, "WRONG_STORAGE_TYPE"),
-        ("table", cpu(4), "CONTEXT_WITHOUT_COPY"),
+        ("table", device(4), "CONTEXT_WITHOUT_COPY"),
     ],
 )
 def test_pull_of_rows_that_are_not_there(
@@ -224,8 +224,8 @@ def test_pull_of_rows_that_are_not_there(
 READS: Final = {
     "never initialized": (selector("declared"), "NOT_INITIALIZED"),
     "deferred": (selector("deferred"), "DEFERRED"),
-    "context without a copy": (selector("dense", context=cpu(9)), "CONTEXT_WITHOUT_COPY"),
-    "several copies": (selector("two", context=cpu(2)), "CONTEXT_WITHOUT_COPY"),
+    "context without a copy": (selector("dense", context=device(9)), "CONTEXT_WITHOUT_COPY"),
+    "several copies": (selector("two", context=device(2)), "CONTEXT_WITHOUT_COPY"),
     "region beyond": (selector("dense", region=((0, 5, 1), (0, 5, 1))), "INVALID_REGION"),
     "region below": (selector("dense", region=((3, 5, -1), (0, 5, 1))), "INVALID_REGION"),
     "region of step 0": (selector("dense", region=((0, 1, 0), (0, 5, 1))), "INVALID_REGION"),
@@ -284,8 +284,14 @@ def test_odd_regions_that_are_there(unchanged: RawClient, region: Any, expected:
     ("contexts", "reason"),
     [
         ([], "INVALID_ARGUMENT"),
-        ([tensor_pb2.Context(device_type="DEVICE_TYPE_GPU")], "CONTEXT_NOT_AVAILABLE"),
-        ([tensor_pb2.Context(device_type="DEVICE_TYPE_CPU_PINNED")], "CONTEXT_NOT_AVAILABLE"),
+        (
+            [tensor_pb2.Context(device_type="DEVICE_TYPE_GPU", device_id=99)],
+            "CONTEXT_NOT_AVAILABLE",
+        ),
+        (
+            [tensor_pb2.Context(device_type="DEVICE_TYPE_CPU_SHARED", device_id=99)],
+            "CONTEXT_NOT_AVAILABLE",
+        ),
         ([tensor_pb2.Context()], "INVALID_ARGUMENT"),
         (
             [tensor_pb2.Context(device_type="DEVICE_TYPE_CPU", device_id=-(2**31))],
@@ -338,7 +344,7 @@ def test_initialization_that_cannot_be(
             pb.InitializeRequest(
                 operation=unchanged.operation(),
                 entries=[pb.InitializeEntry(name="dense", init=zero), entry],
-                contexts=[context_to_wire(cpu())],
+                contexts=[context_to_wire(device())],
                 force_reinit=True,
             ),
         )
@@ -385,7 +391,7 @@ def test_reset_of_what_was_never_initialized(unchanged: RawClient) -> None:
             pb.ResetCtxRequest(
                 operation=unchanged.operation(),
                 names=["dense", "declared"],
-                contexts=[context_to_wire(cpu(2))],
+                contexts=[context_to_wire(device(2))],
             ),
         )
 

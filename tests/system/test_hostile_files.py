@@ -8,12 +8,13 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from paramd.context import cpu, gpu
+from paramd.context import gpu
 from paramd.spec import InitializerSpec, TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
 from paramd.wire.messages import context_to_wire
 from paramd.wire.tensors import head_to_wire
+from tests.support.contexts import device
 from tests.support.raw_calls import (
     SHAPE,
     RawClient,
@@ -138,13 +139,13 @@ def test_name_that_the_prefix_takes_away_whole(raw: RawClient, world: None, suff
         (
             ["dense"],
             ["dense"],
-            {"contexts": [context_to_wire(cpu(5))]},
+            {"contexts": [context_to_wire(device(5))]},
             "CONTEXT_MISMATCH",
         ),
         (
             ["dense"],
             ["dense"],
-            {"contexts": [context_to_wire(gpu(5))]},
+            {"contexts": [context_to_wire(gpu(99))]},
             "CONTEXT_NOT_AVAILABLE",
         ),
         (["deferred"], ["deferred"], {"shape": (4, 6)}, "SHAPE_MISMATCH"),

@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 import pytest
 
-from paramd.context import cpu
 from paramd.spec import InitializerSpec, ParameterSpec, TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import context_to_wire
 from paramd.wire.tensors import head_to_wire
+from tests.support.contexts import device
 from tests.support.raw_calls import (
     RawClient,
     payload,
@@ -28,12 +28,12 @@ def test_memory_limit_on_every_call_that_allocates(unchanged: RawClient) -> None
     unchanged.declare(ParameterSpec("big", shape=shape))
     try:
         with refused("MEMORY_LIMIT"):
-            unchanged.initialize("big", contexts=(cpu(0), cpu(1)))
+            unchanged.initialize("big", contexts=(device(0), device(1)))
         header = head_to_wire(TensorHead("big", shape, np.dtype("f4"), mode="assign"))
         opened = pb.SetDataOpen(
             operation=unchanged.operation(),
             initialize=True,
-            contexts=[context_to_wire(cpu(n)) for n in range(2)],
+            contexts=[context_to_wire(device(n)) for n in range(2)],
         )
         chunks = payload(np.zeros(shape, "f4"))
         with refused("MEMORY_LIMIT"):
@@ -67,7 +67,7 @@ def test_memory_limit_on_every_call_that_allocates(unchanged: RawClient) -> None
                 pb.ResetCtxRequest(
                     operation=unchanged.operation(),
                     names=["dense", "big"],
-                    contexts=[context_to_wire(cpu(n)) for n in range(4, 8)],
+                    contexts=[context_to_wire(device(n)) for n in range(4, 8)],
                 ),
             )
         with refused("MEMORY_LIMIT"):

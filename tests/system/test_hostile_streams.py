@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from paramd.context import cpu, gpu
+from paramd.context import gpu
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
 from paramd.wire.messages import context_to_wire
 from paramd.wire.tensors import head_to_wire
+from tests.support.contexts import device
 from tests.support.raw_calls import (
     INT64_MAX,
     SHAPE,
@@ -35,7 +36,7 @@ def opening(client: RawClient, method: str, name: str) -> tuple[type[Any], Messa
     operation = client.operation()
     if method == "SetData initialize":
         opened = pb.SetDataOpen(
-            operation=operation, initialize=True, contexts=[context_to_wire(cpu())]
+            operation=operation, initialize=True, contexts=[context_to_wire(device())]
         )
         return pb.SetDataRequest, pb.SetDataRequest(open=opened)
     if method == "SetData":
@@ -194,7 +195,7 @@ def test_bytes_that_are_no_message(unchanged: RawClient, method: str, position: 
 
 
 def test_same_parameter_twice_where_one_tensor_is_for_all_contexts(unchanged: RawClient) -> None:
-    stream = data_stream(unchanged.operation(), ("two", VALUE), context=cpu(1))
+    stream = data_stream(unchanged.operation(), ("two", VALUE), context=device(1))
     with refused("INVALID_STREAM"):
         unchanged.call("SetData", [*stream, pb.SetDataRequest(header=good_header("two"))])
 
@@ -234,9 +235,9 @@ WRONG_DATA: Final[dict[str, Any]] = {
     "never initialized, no shape": ("shapeless", VALUE, {}, "UNINITIALIZED_VALUE"),
     "shape of a deferred one": ("deferred", np.zeros((4, 6), "f4"), {}, "SHAPE_MISMATCH"),
     "part of a deferred one": ("deferred", VALUE, {"mode": "add"}, "DEFERRED"),
-    "context without a copy": ("dense", VALUE, {"context": cpu(5)}, "CONTEXT_WITHOUT_COPY"),
-    "context that the server lacks": ("dense", VALUE, {"context": gpu(0)}, "CONTEXT_WITHOUT_COPY"),
-    "does not broadcast": ("dense", np.zeros(4, "f4"), {"context": cpu()}, "BROADCAST"),
+    "context without a copy": ("dense", VALUE, {"context": device(5)}, "CONTEXT_WITHOUT_COPY"),
+    "context that the server lacks": ("dense", VALUE, {"context": gpu(99)}, "CONTEXT_WITHOUT_COPY"),
+    "does not broadcast": ("dense", np.zeros(4, "f4"), {"context": device()}, "BROADCAST"),
     "mode of a push": ("dense", VALUE, {"mode": "by_grad_req"}, "INVALID_STREAM"),
     "no mode": ("dense", VALUE, {"mode": ""}, "INVALID_STREAM"),
     "region of another rank": (
@@ -303,8 +304,8 @@ WRONG_GRADIENTS: Final[dict[str, Any]] = {
     "no gradient": ("frozen", VALUE, {}, "NO_GRADIENT"),
     "never initialized": ("declared", VALUE, {}, "NOT_INITIALIZED"),
     "deferred": ("deferred", VALUE, {}, "DEFERRED"),
-    "context without a copy": ("dense", VALUE, {"context": cpu(5)}, "CONTEXT_WITHOUT_COPY"),
-    "several copies and none current": ("two", VALUE, {"context": gpu(2)}, "CONTEXT_WITHOUT_COPY"),
+    "context without a copy": ("dense", VALUE, {"context": device(5)}, "CONTEXT_WITHOUT_COPY"),
+    "several copies and none current": ("two", VALUE, {"context": gpu(99)}, "CONTEXT_WITHOUT_COPY"),
     "no mode": ("dense", VALUE, {"mode": ""}, "INVALID_STREAM"),
     "does not broadcast": ("dense", np.zeros(4, "f4"), {"mode": "add"}, "BROADCAST"),
     "region beyond": (
@@ -370,7 +371,7 @@ def test_row_ids_of_a_gradient(unchanged: RawClient, name: str, case: str) -> No
     )
     data = np.array(ids, "<i8").tobytes() + np.ones((len(ids), row), "f4").tobytes()
     messages = [
-        *grad_stream(unchanged.operation(), ("two", VALUE), context=cpu(1)),
+        *grad_stream(unchanged.operation(), ("two", VALUE), context=device(1)),
         pb.SetGradRequest(header=head_to_wire(header)),
         pb.SetGradRequest(data=data),
     ]

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from paramd.context import cpu
 from paramd.spec import ParameterSpec, TensorHead
 from paramd.v1 import parameter_pb2
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.messages import context_to_wire
 from paramd.wire.tensors import head_to_wire
+from tests.support.contexts import device, has_memory_of_its_own, memory_limit
 from tests.support.raw_calls import (
     SHAPE,
     VALUE,
@@ -97,12 +97,12 @@ UNARY: dict[str, Callable[[RawClient, str], Message]] = {
     "Initialize": lambda client, name: pb.InitializeRequest(
         operation=client.operation(),
         entries=[pb.InitializeEntry(name=name, init=parameter_pb2.Initializer(name="one"))],
-        contexts=[context_to_wire(cpu())],
+        contexts=[context_to_wire(device())],
         force_reinit=True,
     ),
     "ZeroGrad": lambda client, name: pb.ZeroGradRequest(operation=client.operation(), names=[name]),
     "ResetCtx": lambda client, name: pb.ResetCtxRequest(
-        operation=client.operation(), names=[name], contexts=[context_to_wire(cpu(1))]
+        operation=client.operation(), names=[name], contexts=[context_to_wire(device(1))]
     ),
     "Cast": lambda client, name: pb.CastRequest(
         operation=client.operation(), names=[name], dtype="DTYPE_FLOAT64"
@@ -207,7 +207,7 @@ def test_stream_that_is_cancelled_at_a_message_changes_nothing(
     other = f"{name} too"
     raw.create(other, SHAPE)
     messages = whole_write(raw, method, [name, other])
-    before, used = raw.everything(), raw.status().memory_bytes
+    before, used = raw.everything(), raw.used_bytes()
     sent, over = threading.Event(), threading.Event()
 
     def broken() -> Iterator[Message | bytes]:
@@ -222,7 +222,7 @@ def test_stream_that_is_cancelled_at_a_message_changes_nothing(
     over.set()
     with pytest.raises(grpc.FutureCancelledError):
         call.result()
-    _await(lambda: raw.status().memory_bytes == used, "the memory is not free again")
+    _await(lambda: raw.used_bytes() == used, "the memory is not free again")
     assert raw.everything() == before
     raw.call("Delete", pb.DeleteRequest(operation=raw.operation(), names=[other]))
 
@@ -257,7 +257,7 @@ def test_stream_that_is_cancelled_behind_a_tensor_never_changes_anything(
 
 
 def test_connection_that_is_lost_in_a_tensor_changes_nothing(raw: RawClient, name: str) -> None:
-    before, used = raw.everything(), raw.status().memory_bytes
+    before, used = raw.everything(), raw.used_bytes()
     for _ in range(20):
         client = RawClient(raw.address)
         sent, over = threading.Event(), threading.Event()
@@ -275,7 +275,7 @@ def test_connection_that_is_lost_in_a_tensor_changes_nothing(raw: RawClient, nam
         client.channel.close()
         over.set()
         assert call.done()
-    _await(lambda: raw.status().memory_bytes == used, "the memory is not free again")
+    _await(lambda: raw.used_bytes() == used, "the memory is not free again")
     assert raw.everything() == before
 
 
@@ -287,7 +287,7 @@ def _await(holds: Callable[[], bool], message: str) -> None:
 
 
 def test_deadline_of_a_stream_frees_its_memory(raw: RawClient, name: str) -> None:
-    used = raw.status().memory_bytes
+    used = raw.used_bytes()
     over = threading.Event()
 
     def forever() -> Iterator[Message | bytes]:
@@ -299,7 +299,7 @@ def test_deadline_of_a_stream_frees_its_memory(raw: RawClient, name: str) -> Non
         call.result()
     over.set()
     assert refusal_of(caught.value).code is grpc.StatusCode.DEADLINE_EXCEEDED
-    _await(lambda: raw.status().memory_bytes == used, "the memory is not free again")
+    _await(lambda: raw.used_bytes() == used, "the memory is not free again")
     np.testing.assert_array_equal(raw.get(name), np.zeros(SHAPE, "f4"))
 
 
@@ -321,47 +321,49 @@ def test_one_wrong_tensor_of_many_changes_none(raw: RawClient, name: str, method
 def test_load_that_runs_out_of_memory_in_the_middle_changes_none(
     raw: RawClient, shared_server: ServerProcess, name: str
 ) -> None:
-    """20 parameters of 1 MiB on two contexts: staged they fit the 64 MiB, their copies do not."""
-    names = [f"{name} {index}" for index in range(20)]
+    """Of 1 MiB each, on two contexts: staged they fit the 64 MiB, their copies do not."""
+    count = 40 if has_memory_of_its_own() else 20
+    names = [f"{name} {index}" for index in range(count)]
     shape = (1 << 18,)
     for each in names:
-        raw.create(each, shape, grad_req="null", contexts=(cpu(0), cpu(1)))
-    raw.call("Save", pb.SaveRequest(names=names, path="twenty.npz"))
+        raw.create(each, shape, grad_req="null", contexts=(device(0), device(1)))
+    raw.call("Save", pb.SaveRequest(names=names, path="many.npz"))
     for each in names:
         raw.set(each, np.full(shape, 3, "f4"))
-    before, used = raw.everything(), raw.status().memory_bytes
-    assert 40 << 20 <= used < 44 << 20
-    opened = pb.LoadOpen(operation=raw.operation(), names=names, path="twenty.npz")
+    before, used = raw.everything(), raw.used_bytes()
+    assert 40 << 20 <= raw.device_bytes() < 44 << 20
+    opened = pb.LoadOpen(operation=raw.operation(), names=names, path="many.npz")
     with refused("MEMORY_LIMIT"):
         raw.call("Load", [pb.LoadRequest(open=opened)])
     assert raw.everything() == before
-    assert raw.status().memory_bytes == used
+    assert raw.used_bytes() == used
     raw.call("Delete", pb.DeleteRequest(operation=raw.operation(), names=names))
-    (shared_server.log_file.parent / "snapshots" / "twenty.npz").unlink()
+    (shared_server.log_file.parent / "snapshots" / "many.npz").unlink()
 
 
 def test_slow_reader_gets_the_old_value_whole_and_costs_one_copy(raw: RawClient) -> None:
-    shape = (4 << 20,)  # 16 MiB: more than a connection buffers
-    size = 16 << 20
+    # 12 MiB are more than a connection buffers, and five times that is below the limit.
+    shape = (3 << 20,)
+    size = 12 << 20
     raw.create("watched", shape, grad_req="null")
     raw.set("watched", np.full(shape, 1, "f4"))
-    used = raw.status().memory_bytes
+    used = raw.device_bytes()
     with RawClient(raw.address) as reader:
         request = pb.GetDataRequest(tensors=[pb.TensorSelector(name="watched")])
         calls = [reader.start("GetData", request) for _ in range(3)]
         firsts = [next(call) for call in calls]
-        assert raw.status().memory_bytes == used, "readers alone cost nothing"
+        assert raw.device_bytes() == used, "readers alone cost nothing"
         for value in (2, 3, 4):
             raw.set("watched", np.full(shape, value, "f4"))
-            assert raw.status().memory_bytes == used + size, "readers share one old copy"
-        raw.set("watched", np.ones((), "f4"), mode="add", context=cpu())
-        assert raw.status().memory_bytes == used + size
+            assert raw.device_bytes() == used + size, "readers share one old copy"
+        raw.set("watched", np.ones((), "f4"), mode="add", context=device())
+        assert raw.device_bytes() == used + size
         np.testing.assert_array_equal(raw.get("watched"), np.full(shape, 5, "f4"))
         for first, call in zip(firsts, calls, strict=True):
             assert pb.GetDataResponse.FromString(first).header.version.counter == 2
             data = b"".join(pb.GetDataResponse.FromString(each).data for each in call)
             np.testing.assert_array_equal(np.frombuffer(data, "<f4"), np.full(shape, 1, "f4"))
-    _await(lambda: raw.status().memory_bytes == used, "the old copy is not free again")
+    _await(lambda: raw.device_bytes() == used, "the old copy is not free again")
     raw.call("Delete", pb.DeleteRequest(operation=raw.operation(), names=["watched"]))
 
 
@@ -373,7 +375,7 @@ def test_addition_to_what_is_read_goes_to_a_copy(raw: RawClient) -> None:
         call = reader.start("GetData", request)
         next(call)
         raw.set("adding", np.ones((1,), "f4"), region=((0, 1, 1),))
-        raw.set("adding", np.ones((), "f4"), mode="add", context=cpu())
+        raw.set("adding", np.ones((), "f4"), mode="add", context=device())
         data = b"".join(pb.GetDataResponse.FromString(each).data for each in call)
         assert not np.frombuffer(data, "<f4").any()
     value = raw.get("adding")
@@ -383,7 +385,7 @@ def test_addition_to_what_is_read_goes_to_a_copy(raw: RawClient) -> None:
 
 
 def test_initialize_that_exceeds_the_memory_limit_initializes_nothing(tmp_path: Path) -> None:
-    with serve(tmp_path, "--memory-limit", "40M") as server, RawClient(server.address) as client:
+    with serve(tmp_path, *memory_limit(40)) as server, RawClient(server.address) as client:
         names = ["small", "large"]
         client.declare(
             ParameterSpec("small", shape=(1000,)), ParameterSpec("large", shape=(10**7,))
@@ -391,7 +393,7 @@ def test_initialize_that_exceeds_the_memory_limit_initializes_nothing(tmp_path: 
         with refused("MEMORY_LIMIT"):
             client.initialize(*names)
         assert [info.state for info in client.infos(*names)] == [1, 1]
-        assert client.status().memory_bytes == 0
+        assert client.device_bytes() == 0
 
 
 def test_rows_of_a_parameter_that_is_cast_during_the_pull(raw: RawClient, name: str) -> None:

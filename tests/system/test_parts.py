@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paramd.context import cpu
 from paramd.initial_values import fill
 from paramd.spec import FirstValue, InitializerSpec, ParameterSpec, Part, Shape, StoredInfo
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
 from paramd.wire.messages import info_from_wire, part_to_wire, spec_to_wire
+from tests.support.contexts import device
 from tests.support.raw_calls import INT64_MAX, RawClient, refused
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -78,7 +78,7 @@ def test_a_declared_part_has_its_rows_of_the_first_value(raw: RawClient, part: P
     whole = fill(NORMAL, name, WHOLE, np.dtype("f4"), seed=1, draw=0)
     np.testing.assert_array_equal(raw.get(name), whole[part.begin :: part.step][: part.count])
     info = info_of(raw, name)
-    assert info.first_value == FirstValue(NORMAL, 1, 0, (cpu(0),))
+    assert info.first_value == FirstValue(NORMAL, 1, 0, (device(0),))
     assert info.current.part == info.declared.part == part
     assert declare(raw, spec, "shape") == info
     assert declare(raw, ParameterSpec(name), "shape") == info
@@ -88,7 +88,7 @@ def test_a_deferred_parameter_becomes_a_part(raw: RawClient) -> None:
     spec = ParameterSpec("late", (0, 3), allow_deferred_init=True)
     declare(raw, spec)
     raw.initialize("late", init=NORMAL)
-    assert info_of(raw, "late").first_value == FirstValue(NORMAL, 1, 0, (cpu(0),))
+    assert info_of(raw, "late").first_value == FirstValue(NORMAL, 1, 0, (device(0),))
     for _ in range(2):
         set_shape(raw, "late", STRIDED.local_shape, part_to_wire(STRIDED))
     info = info_of(raw, "late")
@@ -201,11 +201,11 @@ def test_a_huge_part_has_no_first_value(raw: RawClient, part: Part, init: str, r
     name = f"{part} {init}"
     declare(raw, ParameterSpec(name, part.local_shape, part=part))
     before = raw.everything()
-    used = raw.status().memory_bytes
+    used = raw.used_bytes()
     with refused(reason):
         raw.initialize(name, init=InitializerSpec(init))
     assert raw.everything() == before
-    assert raw.status().memory_bytes == used
+    assert raw.used_bytes() == used
 
 
 def test_a_small_part_of_something_huge_has_its_first_value(raw: RawClient) -> None:

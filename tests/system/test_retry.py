@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paramd.context import cpu
 from paramd.errors import ParameterNotFoundError, ServerUnavailable
 from paramd.session import connect
 from paramd.spec import ParameterSpec, Selector
 from paramd.transport.calls import TensorWrite
 from paramd.transport.protocols import SessionCalls
+from tests.support.contexts import device
 
 
 class _Server:
@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
 
 def _create(calls: SessionCalls, size: int) -> None:
     calls.declare([(ParameterSpec("w", (size,)), frozenset())])
-    calls.set_data([TensorWrite("w", np.ones(size, "f4"))], initialize=True, contexts=[cpu(0)])
+    calls.set_data([TensorWrite("w", np.ones(size, "f4"))], initialize=True, contexts=[device(0)])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
@@ -76,7 +76,7 @@ def test_session_goes_on_with_a_server_that_comes_back(server: _Server, number: 
         assert status.epoch != epoch
         assert [worker.worker for worker in status.workers] == ["w7"]
         with pytest.raises(ParameterNotFoundError):
-            session.calls.get_data([Selector("w")], cpu(0))
+            session.calls.get_data([Selector("w")], device(0))
         _create(session.calls, 10)
 
 

@@ -18,7 +18,8 @@ from click.core import ParameterSource
 from paramd.placement import DEFAULT_SPLIT_ELEMENTS
 from paramd_server import __version__
 from paramd_server.app import Server
-from paramd_server.arrays.cuda.kinds import least_default_limit
+from paramd_server.arrays.devices import Devices
+from paramd_server.arrays.memory import MemoryAccount
 from paramd_server.config import ServerConfig, parse_size
 from paramd_server.core.snapshot import SnapshotError
 from paramd_server.shard_options import environment_without, options_given
@@ -316,12 +317,13 @@ def _supervisor(context: click.Context, config: ServerConfig, coordinator: str) 
         raise ValueError(
             "--shards runs all shards of a cluster and --shard is one: give one of them"
         )
+    devices = Devices(MemoryAccount(config.memory_limit))
     return Supervisor(
         ShardsConfig(
             num_shards=config.num_shards,
             listen=config.listen,
             memory_limit=config.memory_limit,
-            gpu_memory_limit=config.gpu_memory_limit or least_default_limit(),
+            gpu_memory_limit=config.gpu_memory_limit or devices.least_device_limit,
             options=options_given(context, without=_OF_THE_SHARD),
             environment=environment_without(context, _NOT_FOR_ALL),
             coordinator=coordinator,

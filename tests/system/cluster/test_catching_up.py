@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paramd import DeferredInitializationError, Parameter, Session, cpu
+from paramd import DeferredInitializationError, Parameter, Session
 from paramd.errors import PermissionDeniedError
 from paramd.placement import Layout, home_shard, layout_of
 from paramd.spec import InitializeEntry, InitializerSpec, ParameterSpec, Selector
 from paramd.transport.calls import Calls, TensorWrite
+from tests.support.contexts import device
 from tests.support.proxies import Ramp, ramp
 
 SHAPE = (7, 2)
@@ -40,7 +41,7 @@ def _declare(raw: Sequence[Calls], *shards: int, stype: str = "default") -> None
 
 def _initialize(raw: Sequence[Calls], shard: int, init: InitializerSpec, seed: int = 5) -> None:
     entry = InitializeEntry("w", init, seed, 0)
-    raw[shard].initialize([entry], [cpu(0), cpu(1)], force_reinit=False)
+    raw[shard].initialize([entry], [device(0), device(1)], force_reinit=False)
 
 
 HOME = home_shard("w", 3)
@@ -52,8 +53,8 @@ def expected(session: Session) -> np.ndarray:
     """The value that one client alone gives to a parameter of that name, seed and initializer."""
     session.calls.declare([(ParameterSpec("w", SHAPE), frozenset())])
     entry = InitializeEntry("w", UNIFORM, 5, 0)
-    session.calls.initialize([entry], [cpu(0), cpu(1)], force_reinit=False)
-    ((_, value),) = session.calls.get_data([Selector("w", cpu(1))], cpu(0))
+    session.calls.initialize([entry], [device(0), device(1)], force_reinit=False)
+    ((_, value),) = session.calls.get_data([Selector("w", device(1))], device(0))
     session.delete("w")
     assert isinstance(value, np.ndarray)
     return value
@@ -84,13 +85,13 @@ def test_parts_without_their_first_value(
         _initialize(raw, shard, UNIFORM)
     if stype == "default":
         # Whatever comes first completes it.
-        ((_, value),) = session.calls.get_data([Selector("w", cpu(1))], cpu(0))
+        ((_, value),) = session.calls.get_data([Selector("w", device(1))], device(0))
     else:
-        _, value = session.calls.pull_rows("w", np.arange(7), cpu(1), cpu(0))
+        _, value = session.calls.pull_rows("w", np.arange(7), device(1), device(0))
     np.testing.assert_array_equal(value, expected)
     late = Parameter("w")
     late.initialize("zeros")  # It has a value.
-    assert late.list_ctx() == [cpu(0), cpu(1)]
+    assert late.list_ctx() == [device(0), device(1)]
 
 
 @pytest.mark.parametrize(
@@ -106,11 +107,11 @@ def test_a_clients_value_that_came_to_the_home_shard_alone(
     for shard in (HOME, *OTHERS):
         _initialize(raw, shard, CLIENTS_OWN)
     rows = ramp(*SHAPE)[: _layout().parts[HOME].count]
-    raw[HOME].set_data([TensorWrite("w", rows)], initialize=True, contexts=[cpu(0), cpu(1)])
+    raw[HOME].set_data([TensorWrite("w", rows)], initialize=True, contexts=[device(0), device(1)])
     with pytest.raises(DeferredInitializationError, match="'w'"):
         Parameter("w").data()
     holder = Parameter("w")
-    holder.initialize(initializer, ctx=[cpu(0), cpu(1)])
+    holder.initialize(initializer, ctx=[device(0), device(1)])
     for each in holder.list_data():
         np.testing.assert_array_equal(each.asnumpy(), expected)
 
@@ -127,7 +128,7 @@ def test_a_shape_that_came_to_the_home_shard_alone(
         late.data()
     part = _layout().parts[HOME]
     raw[HOME].set_attribute(["w"], "shape", part.local_shape, part)
-    np.testing.assert_array_equal(late.data(cpu(1)).asnumpy(), expected)
+    np.testing.assert_array_equal(late.data(device(1)).asnumpy(), expected)
     assert late.shape == SHAPE
 
 
@@ -202,10 +203,10 @@ def test_other_clients_make_a_parameter_anew(session: Session, other: Session) -
         theirs.initialize(Ramp())
         rows = Parameter("t", shape=shape, stype="row_sparse", session=other)
         rows.initialize(Ramp())
-        ((head, value),) = session.calls.get_data([Selector("w")], cpu(0))
+        ((head, value),) = session.calls.get_data([Selector("w")], device(0))
         assert head.shape == shape
         np.testing.assert_array_equal(value, ramp(*shape))
-        _, found = session.calls.pull_rows("t", np.array([0, 1]), None, cpu(0))
+        _, found = session.calls.pull_rows("t", np.array([0, 1]), None, device(0))
         np.testing.assert_array_equal(found, ramp(*shape)[:2])
         session.calls.set_data([TensorWrite("w", 2 * ramp(*shape))])
         np.testing.assert_array_equal(theirs.data().asnumpy(), 2 * ramp(*shape))
@@ -237,13 +238,13 @@ def test_who_may_only_read_completes_nothing(
 
     for method in ("declare", "initialize", "delete"):
         monkeypatch.setattr(Calls, method, refuse)
-    ((_, value),) = other.calls.get_data([Selector("whole")], cpu(0))
+    ((_, value),) = other.calls.get_data([Selector("whole")], device(0))
     np.testing.assert_array_equal(value, np.ones(SHAPE))
     infos = {info.current.name: info.state for info in other.calls.list_parameters()}
     assert infos == {"w": "declared", "whole": "initialized"}
     (info,) = other.calls.describe(["w"])
     assert (info.state, info.current.shape) == ("declared", SHAPE)
     with pytest.raises((KeyError, RuntimeError), match="'w'"):
-        other.calls.get_data([Selector("w")], cpu(0))
+        other.calls.get_data([Selector("w")], device(0))
     monkeypatch.undo()
     assert other.calls.describe(["w"])[0].state == "initialized"

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import paramd
-from paramd import Parameter, ParameterDict, Session, cpu, init
+from paramd import Parameter, ParameterDict, Session, init
 from paramd.files import RowSparseRows
 from paramd.spec import Selector
 from paramd.transport.calls import Calls, TensorWrite
+from tests.support.contexts import device, named
 from tests.support.proxies import ramp
 
 
@@ -87,9 +88,9 @@ def test_additions_of_many_clients_all_count(target: str, session: Session) -> N
                 mine.calls.set_data([whole, TensorWrite("t", rows, mode="add")])
 
     _together(4, work)
-    ((_, value),) = session.calls.get_data([Selector("w")], cpu(0))
+    ((_, value),) = session.calls.get_data([Selector("w")], device(0))
     np.testing.assert_array_equal(value, np.full((20, 3), 40))
-    _, found = session.calls.pull_rows("t", np.arange(20), None, cpu(0))
+    _, found = session.calls.pull_rows("t", np.arange(20), None, device(0))
     expected = np.zeros((20, 3))
     expected[ids] = 40
     np.testing.assert_array_equal(found, expected)
@@ -167,8 +168,8 @@ def _run_in_child(body: Callable[[], None]) -> int:
 def test_errors_of_several_shards_are_joined(session: Session, raw: Sequence[Calls]) -> None:
     weight = Parameter("w", shape=(7, 2))
     weight.initialize("zeros")
-    with pytest.raises(RuntimeError, match=r"'w'.*cpu\(3\)") as caught:
-        session.calls.get_data([Selector("w", cpu(3))], cpu(0))
+    with pytest.raises(RuntimeError, match=rf"'w'.*{named(3)}") as caught:
+        session.calls.get_data([Selector("w", device(3))], device(0))
     notes = "\n".join(caught.value.__notes__)
     assert "at shard 0" in notes
     assert "shard 1" in notes

@@ -18,6 +18,7 @@ from paramd.files import load_arrays
 from paramd.spec import TensorHead
 from paramd.transport.cluster import loading, saving
 from tests.support.clusters import small_cluster
+from tests.support.contexts import device
 
 SIZES = ["small", "large"]
 
@@ -35,11 +36,11 @@ def _fill(session: Session) -> ParameterDict:
         ("last", (9,), "default", "uint8"),
     ):
         parameter = params.get(name, shape=shape, stype=stype, dtype=dtype)
-        parameter.initialize("zeros", ctx=[cpu(0), cpu(1)])
+        parameter.initialize("zeros", ctx=[device(0), device(1)])
         known = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
         parameter.set_data((generator.normal(size=shape) * 50).astype(known))
     # The mean of the copies is what is saved.
-    params["net_dense"].data(cpu(1))[:] = 1
+    params["net_dense"].data(device(1))[:] = 1
     return params
 
 
@@ -87,11 +88,11 @@ def test_files_of_one_server_are_loaded(
             shape = value.shape if declared else None
             params.get(name, shape=shape, stype=stype, dtype=dtype, allow_deferred_init=True)
         if declared:
-            params.initialize("zeros", ctx=[cpu(2)])
+            params.initialize("zeros", ctx=[device(2)])
         params.load(of_one_server / "x.npz", restore_prefix=prefix)
         params.save(tmp_path / f"{prefix}.npz", strip_prefix=prefix)
         assert (tmp_path / f"{prefix}.npz").read_bytes() == (of_one_server / "x.npz").read_bytes()
-        expected = [cpu(2)] if declared else [cpu(0)]
+        expected = [device(2)] if declared else [cpu(0)]
         assert all(each.list_ctx() == expected for each in params.values())
 
 

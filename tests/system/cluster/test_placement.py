@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import paramd
-from paramd import Parameter, ParameterDict, Session, cpu, init, nd
+from paramd import Parameter, ParameterDict, Session, init, nd
 from paramd.files import RowSparseRows
 from paramd.placement import home_shard
 from paramd.spec import Selector
 from paramd.transport.calls import Calls, TensorWrite
 from tests.support.clusters import small_cluster
+from tests.support.contexts import device
 from tests.support.proxies import ramp
 
 INITIALIZERS: dict[str, Any] = {
@@ -85,16 +86,16 @@ def test_names_of_any_text(session: Session, name: str) -> None:
 
 def test_nothing_asked_for_is_nothing(session: Session) -> None:
     calls = session.calls
-    assert calls.get_data([], cpu(0)) == []
+    assert calls.get_data([], device(0)) == []
     assert calls.set_data([]) == []
-    assert calls.set_grad([], cpu(0)) == []
+    assert calls.set_grad([], device(0)) == []
     assert calls.describe([]) == []
     assert calls.declare([]) == []
-    assert calls.initialize([], [cpu(0)], force_reinit=False) == []
+    assert calls.initialize([], [device(0)], force_reinit=False) == []
     for change in (calls.delete, calls.zero_grad):
         change([])
     calls.cast([], np.dtype("f4"))
-    calls.reset_ctx([], [cpu(0)])
+    calls.reset_ctx([], [device(0)])
     assert ParameterDict().pull() == {}
 
 
@@ -106,18 +107,18 @@ def test_rows_come_in_the_order_of_their_ids(session: Session) -> None:
     for ids in ([], [0], [49], [1, 4, 7], [0, 1, 2, 3, 4, 48, 49], list(range(50))):
         wanted = np.array(ids, np.int64)
         out = np.zeros((len(ids), 3), np.float32)
-        head, rows = calls.pull_rows("t", wanted, None, cpu(0), out=out)
+        head, rows = calls.pull_rows("t", wanted, None, device(0), out=out)
         assert rows is out
         assert head.shape == (50, 3)
         np.testing.assert_array_equal(rows, ramp(50, 3)[ids])
-        _, again = calls.pull_rows("t", wanted, cpu(0), cpu(0))
+        _, again = calls.pull_rows("t", wanted, device(0), device(0))
         np.testing.assert_array_equal(again, rows)
     turned = np.zeros((3, 50), np.float32).T
-    calls.pull_rows("t", np.arange(50), None, cpu(0), out=turned)
+    calls.pull_rows("t", np.arange(50), None, device(0), out=turned)
     np.testing.assert_array_equal(turned, ramp(50, 3))
     for wrong in ([50], [-1, 3]):
         with pytest.raises(IndexError, match=r"'t'.*0 to 49"):
-            calls.pull_rows("t", np.array(wrong), None, cpu(0))
+            calls.pull_rows("t", np.array(wrong), None, device(0))
 
 
 def test_large_rows_and_many_ids_are_pulled_in_pieces(session: Session) -> None:
@@ -199,13 +200,13 @@ def test_bad_input_changes_no_shard(session: Session) -> None:
         with pytest.raises((ValueError, AssertionError, IndexError), match=r"\(7, 2\)"):
             calls.set_data([write])
         with pytest.raises((ValueError, AssertionError, IndexError), match=r"\(7, 2\)"):
-            calls.set_grad([write], cpu(0))
+            calls.set_grad([write], device(0))
     with pytest.raises(ValueError, match="twice"):
         calls.set_data([TensorWrite("w", np.ones((7, 2), "f4"))] * 2)
     assert dense.data().asnumpy().max() == 0
     assert dense.grad().asnumpy().max() == 0
     with pytest.raises(IndexError, match=r"\(7, 2\)"):
-        calls.get_data([Selector("w", None, ((6, 2, 1), (0, 2, 1)))], cpu(0))
+        calls.get_data([Selector("w", None, ((6, 2, 1), (0, 2, 1)))], device(0))
 
 
 def test_a_region_of_a_parameter_that_was_made_anew(session: Session, other: Session) -> None:
@@ -224,13 +225,13 @@ def test_a_region_of_a_parameter_that_was_made_anew(session: Session, other: Ses
     anew.initialize("zeros")
     anew.data()[:] = np.arange(20)[:, None]
     region = ((5, 1, 1), (0, 2, 1))
-    ((_, row),) = session.calls.get_data([Selector("w", None, region)], cpu(0))
+    ((_, row),) = session.calls.get_data([Selector("w", None, region)], device(0))
     assert isinstance(row, np.ndarray)
     assert row.tolist() == [[5, 5]]
     write = TensorWrite("w", np.ones((), "f4"), region=region, mode="add")
-    session.calls.set_grad([write], cpu(0))
+    session.calls.set_grad([write], device(0))
     other.delete(["w"])
     anew = Parameter("w", shape=(7, 2), session=other)
     anew.initialize("zeros")
-    session.calls.set_grad([write], cpu(0))
+    session.calls.set_grad([write], device(0))
     assert anew.grad().asnumpy().sum(axis=1).tolist() == [0, 0, 0, 0, 0, 2, 0]

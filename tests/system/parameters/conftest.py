@@ -15,9 +15,9 @@ from paramd import (
     Parameter,
     ParameterDict,
     Session,
-    cpu,
 )
 from tests.support.clusters import NUM_SHARDS, ids_of, small_cluster
+from tests.support.contexts import device
 from tests.support.proxies import Counting, ramp
 
 
@@ -67,6 +67,6 @@ def params(session: Session) -> ParameterDict:
 @pytest.fixture
 def table(session: Session) -> Parameter:
     parameter = Parameter("t", shape=(10, 2), stype="row_sparse", grad_stype="row_sparse")
-    parameter.initialize(ctx=[cpu(0), cpu(1)])
+    parameter.initialize(ctx=[device(0), device(1)])
     parameter.set_data(ramp(10, 2))
     return parameter

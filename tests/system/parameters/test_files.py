@@ -15,6 +15,7 @@ from paramd import (
     cpu,
 )
 from paramd.files import RowSparseRows, load_arrays, save_arrays
+from tests.support.contexts import device, named
 from tests.support.proxies import Ramp, ramp
 
 
@@ -61,9 +62,9 @@ def test_prefix_to_strip_must_be_there(params: ParameterDict, tmp_path: Path) ->
 def test_save_writes_the_mean(session: Session, tmp_path: Path) -> None:
     params = ParameterDict()
     weight = params.get("w", shape=(2,), dtype="int32")
-    params.initialize("zeros", ctx=[cpu(0), cpu(1)])
-    weight.data(cpu(0))[:] = [2**31 - 1, 1]
-    weight.data(cpu(1))[:] = [2**31 - 1, 2]
+    params.initialize("zeros", ctx=[device(0), device(1)])
+    weight.data(device(0))[:] = [2**31 - 1, 1]
+    weight.data(device(1))[:] = [2**31 - 1, 2]
     params.save(tmp_path / "x.npz")
     (value,) = load_arrays(tmp_path / "x.npz").values()
     assert isinstance(value, np.ndarray)
@@ -84,11 +85,14 @@ def test_save_of_what_has_no_value_leaves_the_file(params: ParameterDict, tmp_pa
 def test_load_initializes_on_cpu_0_or_ctx(session: Session, tmp_path: Path) -> None:
     path = tmp_path / "x.params"
     save_arrays(path, {"arg:a": ramp(2, 3), "aux:b": ramp(3)})
-    for name, ctx, expected in (("x_", None, [cpu(0)]), ("y_", [cpu(1), cpu(2)], [cpu(1), cpu(2)])):
+    for name, ctx, expected in (
+        ("x_", None, [cpu(0)]),
+        ("y_", [device(1), device(2)], [device(1), device(2)]),
+    ):
         params = ParameterDict(name)
         params.get("a", shape=(2, 0))
         params.get("b", allow_deferred_init=True)
-        with cpu(3):
+        with device(3):
             params.load(path, ctx=ctx, restore_prefix=name)
         for each in params.values():
             assert each.list_ctx() == expected
@@ -122,7 +126,7 @@ def _load(
         (_values((2,)), {}, r"net_a.*\(2, 3\).*\(2,\)"),
         (_values((2, 3, 1)), {}, "net_a"),
         (_values(dtype="float64"), {}, "net_a.*float32.*float64"),
-        (_values(), {"ctx": cpu(1)}, r"net_.*cpu\(1\).*cpu\(0\)"),
+        (_values(), {"ctx": device(1)}, rf"net_.*{named(1)}.*{named(0)}"),
     ],
 )
 @pytest.mark.parametrize("from_file", [True, False])

@@ -17,22 +17,22 @@ from paramd import (
     Parameter,
     ParameterDict,
     Session,
-    cpu,
     gpu,
     init,
 )
 from paramd.files import save_arrays
+from tests.support.contexts import device
 from tests.support.proxies import Ramp, ramp
 
 
 def test_initialize_gives_every_context_the_same_value(session: Session) -> None:
     weight = Parameter("w", shape=(64, 10))
-    weight.initialize(init.Xavier(), ctx=[cpu(0), cpu(2)])
-    assert weight.list_ctx() == [cpu(0), cpu(2)]
+    weight.initialize(init.Xavier(), ctx=[device(0), device(2)])
+    assert weight.list_ctx() == [device(0), device(2)]
     one, two = (each.asnumpy() for each in weight.list_data())
     np.testing.assert_array_equal(one, two)
     assert one.std() > 0.05
-    np.testing.assert_array_equal(weight.grad(cpu(2)).asnumpy(), np.zeros((64, 10)))
+    np.testing.assert_array_equal(weight.grad(device(2)).asnumpy(), np.zeros((64, 10)))
 
 
 def test_seed_gives_the_same_values_again(session: Session) -> None:
@@ -78,7 +78,7 @@ def test_late_proxy_uses_the_declared_initializer(session: Session) -> None:
         ({"shape": (3,)}, {"init": "xavier"}, ValueError, "w"),
         ({"shape": (3,)}, {"init": "bogus"}, AssertionError, "bogus"),
         ({"shape": (3,)}, {"init": 5}, AssertionError, "5"),
-        ({"shape": (3,)}, {"ctx": gpu(7)}, ValueError, r"gpu\(7\)"),
+        ({"shape": (3,)}, {"ctx": gpu(99)}, ValueError, r"gpu\(99\)"),
         ({"shape": (3,), "dtype": "int32"}, {"init": "uniform"}, ValueError, "int32"),
     ],
 )
@@ -99,20 +99,20 @@ def test_what_cannot_be_initialized_stays_as_it_was(
 def test_failed_reinit_keeps_the_value(session: Session) -> None:
     weight = Parameter("w", shape=(2,))
     weight.initialize("ones")
-    for wrong in ({"init": "xavier"}, {"ctx": gpu(7)}, {"init": "bogus"}):
+    for wrong in ({"init": "xavier"}, {"ctx": gpu(99)}, {"init": "bogus"}):
         with pytest.raises((ValueError, AssertionError)):
             weight.initialize(force_reinit=True, **wrong)
     assert weight.data().asnumpy().tolist() == [1, 1]
-    assert weight.list_ctx() == [cpu(0)]
+    assert weight.list_ctx() == [device(0)]
 
 
 def test_second_initialize_warns_and_changes_nothing(session: Session) -> None:
     weight = Parameter("w", shape=(2,))
     weight.initialize("ones")
     with pytest.warns(UserWarning, match=r"'w' is already initialized"):
-        weight.initialize("zeros", ctx=cpu(1))
+        weight.initialize("zeros", ctx=device(1))
     assert weight.data().asnumpy().tolist() == [1, 1]
-    assert weight.list_ctx() == [cpu(0)]
+    assert weight.list_ctx() == [device(0)]
 
 
 def test_of_many_threads_one_value_wins(session: Session) -> None:
@@ -141,13 +141,13 @@ def test_of_many_threads_one_value_wins(session: Session) -> None:
 
 def test_own_initializers_are_computed_here(session: Session) -> None:
     weight = Parameter("w", shape=(2, 3), init=Ramp(), dtype="float64")
-    weight.initialize(ctx=[cpu(0), cpu(1)])
+    weight.initialize(ctx=[device(0), device(1)])
     for each in weight.list_data():
         np.testing.assert_array_equal(each.asnumpy(), ramp(2, 3))
         assert each.dtype == np.float64
-    weight.initialize(Ramp(2.0), ctx=[cpu(1)], force_reinit=True)
+    weight.initialize(Ramp(2.0), ctx=[device(1)], force_reinit=True)
     np.testing.assert_array_equal(weight.data().asnumpy(), 2 * ramp(2, 3))
-    assert weight.list_ctx() == [cpu(1)]
+    assert weight.list_ctx() == [device(1)]
 
 
 def test_mixed_and_load_choose_by_name(session: Session, tmp_path: Path) -> None:
@@ -182,16 +182,16 @@ def test_verbose_logs_each_value(session: Session, caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize("initializer", ["ones", Ramp()])
 def test_shape_lets_a_deferred_parameter_finish(session: Session, initializer: Any) -> None:
     weight = Parameter("w", shape=(0, 2), allow_deferred_init=True, init=initializer)
-    weight.initialize(ctx=[cpu(1), cpu(2)])
-    assert weight.list_ctx() == [cpu(1), cpu(2)]
+    weight.initialize(ctx=[device(1), device(2)])
+    assert weight.list_ctx() == [device(1), device(2)]
     for call in (weight.list_data, weight.list_grad):
         with pytest.raises(DeferredInitializationError, match=r"'w'"):
             call()
     weight.zero_grad()
     weight.shape = (3, 2)
     expected = np.ones((3, 2)) if initializer == "ones" else ramp(3, 2)
-    np.testing.assert_array_equal(weight.grad(cpu(1)).asnumpy(), np.zeros((3, 2)))
-    np.testing.assert_array_equal(weight.data(cpu(2)).asnumpy(), expected)
+    np.testing.assert_array_equal(weight.grad(device(1)).asnumpy(), np.zeros((3, 2)))
+    np.testing.assert_array_equal(weight.data(device(2)).asnumpy(), expected)
 
 
 def test_bulk_calls_supply_what_waits_for_a_client(session: Session) -> None:
@@ -225,7 +225,7 @@ def test_set_data_gives_a_deferred_parameter_shape_and_value(session: Session) -
     weight = Parameter("w", dtype="float64", allow_deferred_init=True)
     with pytest.raises(AssertionError, match=r"'w' has not been initialized"):
         weight.set_data(ramp(2, 3))
-    weight.initialize(ctx=[cpu(0), cpu(1)])
+    weight.initialize(ctx=[device(0), device(1)])
     weight.set_data([[1, 2], [3, 4]])
     assert weight.shape == (2, 2)
     for each in weight.list_data():
@@ -238,9 +238,9 @@ def test_initialize_again_moves_a_deferred_parameter(session: Session) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         weight.initialize("ones")
-        weight.initialize("zeros", ctx=[cpu(1), cpu(3)])
-    weight.reset_ctx([cpu(2)])
-    assert weight.list_ctx() == [cpu(2)]
+        weight.initialize("zeros", ctx=[device(1), device(3)])
+    weight.reset_ctx([device(2)])
+    assert weight.list_ctx() == [device(2)]
     weight.cast("int32")
     weight.shape = 3
     assert weight.data().asnumpy().tolist() == [0, 0, 0]
@@ -249,7 +249,7 @@ def test_initialize_again_moves_a_deferred_parameter(session: Session) -> None:
 
 def test_reset_ctx_without_a_value_is_refused(session: Session) -> None:
     with pytest.raises(ValueError, match=r"'w'.*has not been initialized"):
-        Parameter("w", shape=(2,)).reset_ctx(cpu(1))
+        Parameter("w", shape=(2,)).reset_ctx(device(1))
 
 
 class Failing(init.Initializer):

@@ -13,10 +13,10 @@ from paramd import (
     ParameterDict,
     RowSparseNDArray,
     Session,
-    cpu,
     init,
     nd,
 )
+from tests.support.contexts import device, named
 from tests.support.proxies import Counting, Ramp, ramp
 
 INITIALIZERS: tuple[init.Initializer | str, ...] = ("ones", Ramp())
@@ -34,7 +34,7 @@ INITIALIZERS: tuple[init.Initializer | str, ...] = ("ones", Ramp())
     ],
 )
 def test_rows_come_once_and_sorted(table: Parameter, ids: Any) -> None:
-    with cpu(1):
+    with device(1):
         rows = table.row_sparse_data(ids)
     assert isinstance(rows, RowSparseNDArray)
     assert rows.shape == (10, 2)
@@ -59,14 +59,14 @@ def test_wrong_ids_fetch_nothing(table: Parameter, ids: Any, counting: Counting)
 
 
 def test_rows_are_read_from_the_context_of_the_ids(table: Parameter) -> None:
-    table.reset_ctx([cpu(1), cpu(2)])
-    assert table.row_sparse_data(nd.array([1], ctx=cpu(2))).context == cpu(2)
-    with cpu(1):
-        assert table.row_sparse_data([1]).context == cpu(1)
-    for ids in (nd.array([1], ctx=cpu(0)), [1]):
-        with pytest.raises(RuntimeError, match=r"'t'.*cpu\(0\).*cpu\(1\), cpu\(2\)"):
+    table.reset_ctx([device(1), device(2)])
+    assert table.row_sparse_data(nd.array([1], ctx=device(2))).context == device(2)
+    with device(1):
+        assert table.row_sparse_data([1]).context == device(1)
+    for ids in (nd.array([1], ctx=device(0)), [1]):
+        with pytest.raises(RuntimeError, match=rf"'t'.*{named(0)}.*{named(1)}, {named(2)}"):
             table.row_sparse_data(ids)
-    assert [each.context for each in table.list_row_sparse_data([1])] == [cpu(1), cpu(2)]
+    assert [each.context for each in table.list_row_sparse_data([1])] == [device(1), device(2)]
 
 
 def test_a_second_pull_of_rows_is_one_round_trip(table: Parameter, counting: Counting) -> None:
@@ -116,15 +116,15 @@ def test_deferred_table_finishes_with_its_first_rows(session: Session) -> None:
 def test_row_sparse_gradient_holds_pushed_rows_only(table: Parameter) -> None:
     params = ParameterDict()
     params.update({"t": table})
-    gradient = table.grad(cpu(1))
+    gradient = table.grad(device(1))
     assert gradient.stype == "row_sparse"
     assert isinstance(gradient, RowSparseNDArray)
-    params.push({"t": ([3, 1, 3], np.ones((3, 2)))}, ctx=cpu(1))
+    params.push({"t": ([3, 1, 3], np.ones((3, 2)))}, ctx=device(1))
     assert gradient.indices.asnumpy().tolist() == [1, 3]
     assert gradient.data.asnumpy().tolist() == [[1, 1], [2, 2]]
     table.grad_req = "add"
-    params.push({"t": ([3, 9], np.ones((2, 2)))}, ctx=cpu(1))
-    params.push({"t": nd.sparse.row_sparse_array(([[1, 1]], [9]), shape=(10, 2))}, ctx=cpu(1))
+    params.push({"t": ([3, 9], np.ones((2, 2)))}, ctx=device(1))
+    params.push({"t": nd.sparse.row_sparse_array(([[1, 1]], [9]), shape=(10, 2))}, ctx=device(1))
     assert gradient.indices.asnumpy().tolist() == [3, 9]
     assert gradient.data.asnumpy().tolist() == [[1, 1], [2, 2]]
     gradient += nd.sparse.row_sparse_array(([[5, 5]], [0]), shape=(10, 2))

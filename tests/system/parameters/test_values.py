@@ -10,10 +10,10 @@ from paramd import (
     Constant,
     Parameter,
     Session,
-    cpu,
     gpu,
     nd,
 )
+from tests.support.contexts import device
 
 
 def test_set_data_checks_the_shape_casts_and_leaves_gradients(session: Session) -> None:
@@ -80,20 +80,20 @@ def test_grad_req_frees_and_zeroes_the_buffers(session: Session) -> None:
 
 def test_reset_ctx_takes_the_mean_and_zeroes_gradients(session: Session) -> None:
     weight = Parameter("w", shape=(2,))
-    weight.initialize(ctx=[cpu(0), cpu(1)])
-    weight.data(cpu(0))[:] = 1
-    weight.data(cpu(1))[:] = 4
-    weight.grad(cpu(0))[:] = 9
-    weight.reset_device([cpu(2), cpu(0)])
-    assert weight.list_device() == [cpu(2), cpu(0)]
+    weight.initialize(ctx=[device(0), device(1)])
+    weight.data(device(0))[:] = 1
+    weight.data(device(1))[:] = 4
+    weight.grad(device(0))[:] = 9
+    weight.reset_device([device(2), device(0)])
+    assert weight.list_device() == [device(2), device(0)]
     assert [each.asnumpy().tolist() for each in weight.list_data()] == [[2.5, 2.5]] * 2
-    assert weight.grad(cpu(0)).asnumpy().tolist() == [0, 0]
-    with pytest.raises(ValueError, match=r"gpu\(7\)"):
-        weight.reset_ctx(gpu(7))
-    assert weight.list_ctx() == [cpu(2), cpu(0)]
-    with cpu(3):
+    assert weight.grad(device(0)).asnumpy().tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"gpu\(99\)"):
+        weight.reset_ctx(gpu(99))
+    assert weight.list_ctx() == [device(2), device(0)]
+    with device(3):
         weight.reset_ctx(None)
-    assert weight.list_ctx() == [cpu(3)]
+    assert weight.list_ctx() == [device(3)]
 
 
 def test_attributes_are_shared_by_all_proxies(session: Session) -> None:
@@ -146,12 +146,12 @@ def test_current_session_is_the_innermost(session: Session) -> None:
 
 def test_constant_keeps_its_value(session: Session) -> None:
     constant = Constant("c", [[1, 2], [3, 4]])
-    constant.initialize(default_init="ones", ctx=[cpu(0), cpu(1)])
-    assert constant.data(cpu(1)).asnumpy().tolist() == [[1, 2], [3, 4]]
+    constant.initialize(default_init="ones", ctx=[device(0), device(1)])
+    assert constant.data(device(1)).asnumpy().tolist() == [[1, 2], [3, 4]]
     with pytest.raises(RuntimeError, match=r"'c'.*grad_req='null'"):
-        constant.grad(cpu(1))
+        constant.grad(device(1))
     constant.set_data([[5, 6], [7, 8]])
-    assert constant.data(cpu(0)).asnumpy().tolist() == [[5, 6], [7, 8]]
+    assert constant.data(device(0)).asnumpy().tolist() == [[5, 6], [7, 8]]
     assert constant.value.asnumpy().tolist() == [[1, 2], [3, 4]]
     constant.initialize("zeros", force_reinit=True)
     assert constant.data().asnumpy().tolist() == [[0, 0], [0, 0]]

@@ -15,6 +15,7 @@ from paramd import optimizer as optimizers
 from paramd.spec import ParameterSpec
 from paramd.trainer_spec import TrainerSpec
 from tests.support.clusters import GIVEN, NUM_SHARDS
+from tests.support.contexts import memory_limit
 from tests.support.raw_calls import RawClient, step_stream
 from tests.support.server_process import ServerProcess, serve
 from tests.support.waiting import wait_until
@@ -46,7 +47,7 @@ def served(
     directory = tmp_path_factory.mktemp("cluster")
     shards = ("--shards", str(request.param), "--split-elements", _SPLIT_ELEMENTS)
     # As much for each shard as the one server has.
-    with serve(directory, *shards, "--memory-limit", f"{64 * request.param}M") as server:
+    with serve(directory, *shards, *memory_limit(64, request.param)) as server:
         yield server
 
 
@@ -127,11 +128,11 @@ def worker(
 ) -> Iterator[RawClient]:
     """A client that has joined and is at clock 1: whatever it did, nothing has changed."""
     if not known:
-        known.update(raw.everything(), memory=raw.status().memory_bytes)
+        known.update(raw.everything(), memory=raw.used_bytes())
     before = dict(known)
     with RawClient(shared_server.address, trained, sequence=next(_sequences)) as client:
         yield client
-    after: dict[str, object] = {**raw.everything(), "memory": raw.status().memory_bytes}
+    after: dict[str, object] = {**raw.everything(), "memory": raw.used_bytes()}
     known.clear()
     known.update(after)
     assert after == before

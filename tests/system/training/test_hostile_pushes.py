@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from paramd.context import cpu
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import training_service_pb2 as pb
 from paramd.wire.tensors import head_to_wire
+from tests.support.contexts import device
 from tests.support.raw_calls import (
     INT64_MAX,
     RawClient,
@@ -79,7 +79,7 @@ def test_dtypes_that_no_tensor_has(worker: RawClient, dtype: str) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        {"context": cpu(0)},
+        {"context": device(0)},
         {"region": ((0, 1, 1), (0, 3, 1))},
         {"two_bit_threshold": 0.5},
     ],
@@ -321,7 +321,7 @@ def test_values_that_cannot_be_pulled_refuse_the_whole_step(
 
 def test_a_pull_from_a_context_without_a_copy_refuses_the_whole_step(worker: RawClient) -> None:
     with refused("CONTEXT_WITHOUT_COPY"):
-        push(worker, *tensor("s_w", ONES), pull=[selector("s_w", context=cpu(5))])
+        push(worker, *tensor("s_w", ONES), pull=[selector("s_w", context=device(5))])
 
 
 def test_a_push_without_its_gradients(worker: RawClient) -> None:

@@ -15,6 +15,7 @@ from paramd.errors import MemoryLimitError
 from paramd.trainer_spec import TrainerSpec
 from paramd.v1 import parameter_service_pb2
 from paramd.v1 import training_service_pb2 as pb
+from tests.support.contexts import device, memory_limit
 from tests.support.raw_calls import RawClient, refused, rows_messages, step_stream
 from tests.support.server_process import ServerProcess, serve
 from tests.support.waiting import wait_until
@@ -44,7 +45,10 @@ def delete(client: RawClient, *names: str) -> None:
 
 
 def used(session: paramd.Session) -> int:
-    return session.status().memory_bytes
+    """What buffers take on `device(0)`, or of main memory, where that is the same."""
+    status = session.status()
+    own = [each.memory_bytes for each in status.devices if each.context == device(0)]
+    return own[0] if own else status.memory_bytes
 
 
 def test_states_are_those_of_parameters_that_have_been_stepped(session: paramd.Session) -> None:
@@ -103,7 +107,7 @@ def test_one_staged_copy_for_each_worker(shared_server: ServerProcess) -> None:
 def test_a_push_that_waits_is_not_sent_for_nothing(tmp_path: Path) -> None:
     """Sent again after a lost reply it needs no second copy beside the one that waits."""
     with (
-        serve(tmp_path, "--memory-limit", "16M") as server,
+        serve(tmp_path, *memory_limit(16)) as server,
         RawClient(server.address) as client,
     ):
         client.create("w", (ONE_MIB * 5,), grad_req="add")
@@ -122,7 +126,7 @@ def test_a_stream_that_breaks_off_gives_everything_back(shared_server: ServerPro
         client.create("w", (4 * ONE_MIB,))
         client.create("rows", (10, 2), grad_stype="row_sparse")
         client.declare_trainer(TrainerSpec("t", ("w", "rows"), SGD))
-        bare = client.status().memory_bytes
+        bare = client.used_bytes()
         whole = [
             *step_stream(client.operation(), "t", ("w", np.ones(4 * ONE_MIB, "f4"))),
             *rows_messages("rows", [1], np.ones((1, 2), "f4"), (10, 2)),
@@ -131,7 +135,7 @@ def test_a_stream_that_breaks_off_gives_everything_back(shared_server: ServerPro
             call = client.start("Step", whole[:count], ends=False)
             with refused("INVALID_STREAM"):
                 list(call)
-        wait_until(lambda: client.status().memory_bytes == bare, "all is given back")
+        wait_until(lambda: client.used_bytes() == bare, "all is given back")
         client.delete_trainer("t")
         delete(client, "w", "rows")
 

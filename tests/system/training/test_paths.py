@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import paramd
-from paramd import Trainer, cpu
+from paramd import Trainer
 from paramd.compression import TwoBit, expand
 from paramd.errors import (
     DeferredInitializationError,
@@ -26,6 +26,7 @@ from paramd.errors import (
     StaleGradientError,
     TrainerMismatchError,
 )
+from tests.support.contexts import device
 from tests.system.training.conftest import Connect
 
 Array = np.ndarray[Any, Any]
@@ -274,29 +275,33 @@ def test_a_distributed_step_brings_its_gradients(
 def test_each_copy_by_itself(session: paramd.Session, split: bool) -> None:
     params = paramd.ParameterDict("n_", session=session)
     params.get("w", shape=(4,), init="zeros")
-    params.initialize(ctx=[cpu(0), cpu(1)])
+    params.initialize(ctx=[device(0), device(1)])
     optimizer = {"learning_rate": 1.0, "momentum": 0.5}
     trainer = Trainer(params, "sgd", optimizer, update_on_kvstore=False)
-    for context, number in ((cpu(0), 1), (cpu(1), 2)):
+    for context, number in ((device(0), 1), (device(1), 2)):
         params["n_w"].grad(context)[:] = number
     if split:
         trainer.allreduce_grads()
-        for context in (cpu(0), cpu(1)):
+        for context in (device(0), device(1)):
             np.testing.assert_array_equal(
                 params["n_w"].grad(context).asnumpy(), np.full(4, 3, "f4")
             )
         trainer.update(3)
     else:
         trainer.step(3)
-    for context in (cpu(0), cpu(1)):
+    for context in (device(0), device(1)):
         np.testing.assert_array_equal(params["n_w"].data(context).asnumpy(), np.full(4, -1, "f4"))
     if split:
         # Copies may go ways of their own.
-        params["n_w"].grad(cpu(0))[:] = 0
-        params["n_w"].grad(cpu(1))[:] = 3
+        params["n_w"].grad(device(0))[:] = 0
+        params["n_w"].grad(device(1))[:] = 3
         trainer.update(3)
-        np.testing.assert_array_equal(params["n_w"].data(cpu(0)).asnumpy(), np.full(4, -1.5, "f4"))
-        np.testing.assert_array_equal(params["n_w"].data(cpu(1)).asnumpy(), np.full(4, -2.5, "f4"))
+        np.testing.assert_array_equal(
+            params["n_w"].data(device(0)).asnumpy(), np.full(4, -1.5, "f4")
+        )
+        np.testing.assert_array_equal(
+            params["n_w"].data(device(1)).asnumpy(), np.full(4, -2.5, "f4")
+        )
     assert trainer.info().state_bytes == 32
 
 
@@ -304,16 +309,16 @@ def test_one_copy_for_all(session: paramd.Session) -> None:
     params = paramd.ParameterDict("n_", session=session)
     params.get("w", shape=(4,), init="zeros")
     params.get("t", shape=(4, 2), init="zeros", grad_stype="row_sparse")
-    params.initialize(ctx=[cpu(0), cpu(1)])
+    params.initialize(ctx=[device(0), device(1)])
     trainer = Trainer(params, "sgd", RATE)
-    for context, number in ((cpu(0), 1), (cpu(1), 2)):
+    for context, number in ((device(0), 1), (device(1), 2)):
         params["n_w"].grad(context)[:] = number
         rows = paramd.nd.sparse.row_sparse_array(
             (np.full((2, 2), number, "f4"), np.array([number, 3])), shape=(4, 2)
         )
         params.push({"n_t": rows}, ctx=context)
     trainer.step(1)
-    for context in (cpu(0), cpu(1)):
+    for context in (device(0), device(1)):
         np.testing.assert_array_equal(params["n_w"].data(context).asnumpy(), np.full(4, -3, "f4"))
         np.testing.assert_array_equal(
             params["n_t"].data(context).asnumpy(), np.repeat([[0], [-1], [-2], [-3]], 2, axis=1)
@@ -383,8 +388,8 @@ def test_parameters_that_cannot_be_stepped(session: paramd.Session, kvstore: str
 
 def test_contexts_differ(session: paramd.Session) -> None:
     params = paramd.ParameterDict("n_", session=session)
-    params.get("a", shape=(2,)).initialize(ctx=cpu(0))
-    params.get("b", shape=(2,)).initialize(ctx=cpu(1))
+    params.get("a", shape=(2,)).initialize(ctx=device(0))
+    params.get("b", shape=(2,)).initialize(ctx=device(1))
     with pytest.raises(AssertionError, match="same set of contexts"):
         Trainer(params, "sgd")
 
@@ -406,9 +411,9 @@ def test_momentum_survives_a_move(params: paramd.ParameterDict, kvstore: str) ->
     optimizer = {"learning_rate": 1.0, "momentum": 0.5}
     trainer = Trainer(params, "sgd", optimizer, kvstore=kvstore)
     trainer.step(1, grads=BOTH)
-    params.reset_ctx([cpu(3), cpu(1)])
+    params.reset_ctx([device(3), device(1)])
     trainer.step(1, grads=BOTH)
-    for context in (cpu(1), cpu(3)):
+    for context in (device(1), device(3)):
         np.testing.assert_array_equal(params["n_b"].data(context).asnumpy(), np.full(4, -2.5, "f4"))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import paramd
 from paramd import Trainer
+from tests.support.contexts import device
 from tests.support.server_process import ServerProcess, serve
 from tests.support.waiting import wait_until
 
@@ -189,7 +190,7 @@ def test_compression_and_buffers_go_on(server: Server) -> None:
             prefix = f"r{restarted}_"
             params = paramd.ParameterDict(prefix, session=session)
             params.get("w", shape=(4,), init="zeros")
-            params.initialize(ctx=[paramd.cpu(0), paramd.cpu(1)])
+            params.initialize(ctx=[device(0), device(1)])
             trainer = Trainer(
                 params,
                 "sgd",
@@ -199,9 +200,9 @@ def test_compression_and_buffers_go_on(server: Server) -> None:
             for number in range(4):
                 if restarted and number in (1, 3):
                     server.restart()
-                for context in (paramd.cpu(0), paramd.cpu(1)):
+                for context in (device(0), device(1)):
                     params[prefix + "w"].grad(context)[:] = 0.3
                 trainer.step(1)
-            values.append(params[prefix + "w"].data(paramd.cpu(1)).asnumpy())
+            values.append(params[prefix + "w"].data(device(1)).asnumpy())
     np.testing.assert_array_equal(values[0], values[1])
     assert values[0].any()

@@ -316,7 +316,8 @@ def test_states_that_do_not_fit(
     trainer.step(1, grads={"n_big": np.ones(size, "f4")})
     trainer.save_states(tmp_path / "states")
     before = session.status().memory_bytes
-    ballast = paramd.Parameter("ballast", shape=(size,), grad_req="null", session=session)
+    # Twice its size fits as it comes: some devices take a copy of what has been received.
+    ballast = paramd.Parameter("ballast", shape=(size // 2,), grad_req="null", session=session)
     ballast.initialize()
     check_refused(trainer, tmp_path / "states", MemoryLimitError)
     session.delete("ballast")

@@ -19,7 +19,6 @@ from paramd_server.arrays.cuda.kinds import (
     PinnedKind,
     default_gpu_limit,
     find_cupy,
-    least_default_limit,
     usable_gpus,
 )
 from paramd_server.arrays.devices import Devices
@@ -75,8 +74,8 @@ def test_limit_is_nine_tenths_of_each_gpu_or_what_is_said() -> None:
 
 
 def test_least_limit_is_that_of_the_smallest_gpu() -> None:
-    assert least_default_limit(machine()) == default_gpu_limit(16 * GIB)
-    assert least_default_limit(no_driver) == 0
+    assert devices(machine()).least_device_limit == default_gpu_limit(16 * GIB)
+    assert devices(no_driver).least_device_limit == 0
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,11 @@ class Devices:
                 statuses[status.context] = status
         return list(statuses.values())
 
+    @property
+    def least_device_limit(self) -> int:
+        """The smallest limit of the devices that have one; 0 where there are none."""
+        return min((status.limit_bytes for status in self.statuses()), default=0)
+
     def backend(self, context: Context) -> ArrayBackend:
         """The backend of a context, made when it is asked for first.
 

@@ -26,7 +26,6 @@ __all__ = [
     "PinnedKind",
     "default_gpu_limit",
     "find_cupy",
-    "least_default_limit",
     "usable_gpus",
 ]
 
@@ -116,19 +115,6 @@ def _listed(gpus: Sequence[Gpu]) -> str:
 def default_gpu_limit(total_bytes: int) -> int:
     """The most bytes that buffers take on a GPU with so many, where nothing else is said."""
     return int(total_bytes * _DEFAULT_SHARE)
-
-
-def least_default_limit(gpus: Callable[[], Sequence[Gpu]] = usable_gpus) -> int:
-    """That of the smallest GPU, for what is said of all; 0 where none can be used.
-
-    Args:
-        gpus: looks which can be used; raises DriverError.
-    """
-    try:
-        return min(default_gpu_limit(gpu.total_bytes) for gpu in gpus())
-    except DriverError:
-        # Who asks for a context will be told why there is none.
-        return 0
 
 
 class GpuKind:
