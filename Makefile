@@ -22,15 +22,19 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCKED := .venv/.locked
 DEV := .venv/.installed
 FRAMEWORKS := .venv/.frameworks
+GPU := .venv/.gpu
 ORACLE := .cache/oracle/.installed
 PROTOC := .cache/venv-proto/.installed
 LOCKER := .cache/venv-lock/.installed
+# What the benchmark runs beside paramd: the oracle's MXNet is one of them, and its plot.
+BENCH_PEERS := .cache/oracle .cache/bench/torch .cache/bench/ray .cache/bench/plot
+BENCH_ARGS ?=
 
 # What the checks read: folders that are not there yet are left out.
 TYPED := client/src server/src $(wildcard tests benchmarks examples scripts)
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/system)
 
-.PHONY: help setup frameworks demo test container-test up down lint verify proto lock conformance bench wheels clean
+.PHONY: help setup frameworks demo test gpu-test container-test up down lint verify proto lock conformance bench bench-peers wheels clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -44,6 +48,11 @@ demo: $(DEV) ## train on handwritten digits: two workers, in step and not, and o
 
 test: $(DEV) ## run the unit, contract and system tests
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not conformance" $(PYTEST_ARGS) $(FAST_TESTS)
+
+gpu-test: $(GPU) ## test and measure on a GPU: the contract, the system suite on gpu(0), transfers, updates
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS) tests/contracts tests/unit tests/system
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not conformance" --context 'gpu(0)' $(PYTEST_ARGS) tests/system
+	$(BIN)/python -m benchmarks.gpu
 
 lint: $(DEV) ## check with ruff (rules and format) and mypy --strict
 	$(BIN)/python -m ruff check .
@@ -69,7 +78,7 @@ proto: $(PROTOC) ## regenerate client/src/paramd/v1 from protos/
 
 # Pins stay as they are unless an input asks for more; UPGRADE=--upgrade takes the newest of all.
 lock: $(LOCKER) ## write the lock files again from requirements/*.in (UPGRADE=--upgrade)
-	for name in lock runtime client dev worker build proto conformance-oracle; do \
+	for name in lock runtime client cuda dev worker build proto conformance-oracle; do \
 	    .cache/venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	        --generate-hashes --no-emit-index-url --no-emit-find-links \
 	        --custom-compile-command 'make lock' $(UPGRADE) \
@@ -79,8 +88,17 @@ lock: $(LOCKER) ## write the lock files again from requirements/*.in (UPGRADE=--
 conformance: $(DEV) $(ORACLE) ## compare with MXNet 1.9.1, in an environment of its own
 	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS) tests
 
-bench: $(DEV) ## measure pulls, pushes, steps and updates beside their floors, 1 to 4 shards, and snapshots
-	$(BIN)/python -m benchmarks
+bench: $(DEV) bench-peers ## measure beside the raw gRPC floor, MXNet's servers, PyTorch RPC and Ray (BENCH_ARGS=--quick)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# One that cannot be built here is left out, and the benchmark's table says why.
+bench-peers: ## build the environments that `make bench` measures beside paramd
+	@mkdir -p .cache/bench
+	@for peer in $(BENCH_PEERS); do \
+	    log=".cache/bench/$$(basename $$peer).log"; \
+	    $(MAKE) --no-print-directory $$peer/.installed >"$$log" 2>&1 \
+	        || echo "no environment $$peer: see $$log"; \
+	done
 
 wheels: $(DEV) ## build both wheels and try them in a clean environment
 	$(BIN)/python scripts/wheels.py
@@ -103,10 +121,20 @@ $(FRAMEWORKS): $(DEV) requirements/frameworks.in
 	$(BIN)/python $(PIP_INSTALL) -r requirements/frameworks.in
 	touch $@
 
+$(GPU): $(DEV) requirements/cuda.txt
+	$(BIN)/python $(PIP_INSTALL) --require-hashes -r requirements/cuda.txt
+	touch $@
+
 $(ORACLE): requirements/conformance-oracle.txt
 	$(ORACLE_PYTHON) -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("MXNet 1.9.1 needs Python 3.11 here: make ORACLE_PYTHON=...")'
 	$(ORACLE_PYTHON) -m venv --clear .cache/oracle
 	.cache/oracle/bin/python $(PIP_INSTALL) --require-hashes -r requirements/conformance-oracle.txt
+	touch $@
+
+# Exact versions and no lock file, as for the frameworks.
+.cache/bench/%/.installed: requirements/bench-%.in
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) -r $<
 	touch $@
 
 $(PROTOC): requirements/proto.txt

@@ -626,6 +626,8 @@ def test_addresses_and_streams_of_launches_are_checked(
 def test_the_module_is_there_while_it_is_installed_and_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+        monkeypatch.delitem(sys.modules, name)
     real, part = ModuleType("cupy"), ModuleType("cupyx")
     monkeypatch.setitem(sys.modules, "cupy", real)
     monkeypatch.setitem(sys.modules, "cupyx", part)

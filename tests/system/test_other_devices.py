@@ -1,7 +1,8 @@
-"""Another backend serves everything that the tests ask for, and only has to be registered.
+"""Other backends serve everything that the tests ask for, and only have to be registered.
 
-The tests run again, on NumPy under a name that no file of the server has a backend for. All of them
-do so with `pytest --devices numpy --context 'cpu_shared(0)' tests/system`.
+A part of the system tests runs again: on NumPy under a name that no file of the server has a backend
+for, and on the GPU backend over what stands in for CUDA. All of them do so with
+`pytest --devices numpy --context 'cpu_shared(0)' tests/system`, and with emulated and gpu(0).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 import paramd
 from paramd.errors import ContextNotAvailableError
 from tests.support.contexts import CONTEXT_VARIABLE, DEVICES_VARIABLE
+from tests.support.emulated_cuda import have_compiler
 from tests.support.server_process import serve
 
 pytestmark = [pytest.mark.real_devices, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,9 +36,20 @@ ONE_SERVER = "not shards"
 AT_LEAST = 100
 
 
-def test_system_tests_pass_on_a_registered_backend() -> None:
+@pytest.mark.parametrize(
+    ("devices", "context"),
+    [
+        ("numpy", "cpu_shared(0)"),
+        pytest.param(
+            "emulated",
+            "gpu(0)",
+            marks=pytest.mark.skipif(not have_compiler(), reason="needs g++ for kernels"),
+        ),
+    ],
+)
+def test_system_tests_pass_on_other_devices(devices: str, context: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    options = ["--devices", "numpy", "--context", "cpu_shared(0)", "-k", ONE_SERVER]
+    options = ["--devices", devices, "--context", context, "-k", ONE_SERVER]
     theirs = (CONTEXT_VARIABLE, DEVICES_VARIABLE)
     ours = {key: value for key, value in os.environ.items() if key not in theirs}
     done = subprocess.run(
