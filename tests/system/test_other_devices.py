@@ -1,7 +1,7 @@
 """Other backends serve everything that the tests ask for, and only have to be registered.
 
-A part of the system tests runs again: on NumPy under a name that no file of the server has a backend
-for, and on the GPU backend over what stands in for CUDA. All of them do so with
+A part of the system tests runs again: on NumPy under a name that no file of the server has a
+backend for, and on the GPU backend over what stands in for CUDA. All of them do so with
 `pytest --devices numpy --context 'cpu_shared(0)' tests/system`, and with emulated and gpu(0).
 """
 
