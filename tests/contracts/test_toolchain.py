@@ -18,7 +18,8 @@ LOCKS = (
 )
 TARGETS = (
     *("help", "setup", "frameworks", "demo", "test", "lint", "verify", "proto", "lock"),
-    *("conformance", "bench", "wheels", "clean", "container-test", "up", "down"),
+    *("conformance", "bench", "bench-peers", "wheels", "clean", "container-test", "gpu-test"),
+    *("up", "down"),
 )
 # Where packages come from is the business of the machine that installs them.
 INDEX_OPTION = re.compile(
