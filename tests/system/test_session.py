@@ -80,9 +80,11 @@ def test_death_of_an_embedded_server_is_reported() -> None:
         assert time.monotonic() - start < 10
 
 
-def test_embedded_server_that_does_not_start_says_why() -> None:
-    with pytest.raises(ServerUnavailable, match=r"ended with status 2(.|\n)*memory-limit"):
-        connect("local", memory_limit="a lot")
+@pytest.mark.parametrize("limit", ["memory_limit", "gpu_memory_limit"])
+def test_embedded_server_that_does_not_start_says_why(limit: str) -> None:
+    option = "--" + limit.replace("_", "-")
+    with pytest.raises(ServerUnavailable, match=rf"ended with status 2(.|\n)*'{option}'"):
+        connect("local", **{limit: "a lot"})  # type: ignore[arg-type]
 
 
 def test_local_session_refuses_to_be_pickled(local: Session) -> None:

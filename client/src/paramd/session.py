@@ -73,6 +73,7 @@ class Session:
         num_workers: int | None = None,
         lease: float = 10.0,
         memory_limit: str | int | None = None,
+        gpu_memory_limit: str | int | None = None,
         snapshot_dir: str | os.PathLike[str] | None = None,
         tls: TLS | bool | str | os.PathLike[str] | None = None,
         token: str | os.PathLike[str] | None = None,
@@ -102,7 +103,15 @@ class Session:
         self._closed = False
         self._depth = 0  # guarded by _closing
         self._embedded: EmbeddedServer | None = None
-        server_options = _server_options(target, memory_limit, snapshot_dir, num_shards)
+        server_options = _server_options(
+            target,
+            {
+                "--memory-limit": memory_limit,
+                "--gpu-memory-limit": gpu_memory_limit,
+                "--snapshot-dir": None if snapshot_dir is None else os.path.abspath(snapshot_dir),
+            },
+            num_shards,
+        )
         if target == LOCAL:
             self._embedded = EmbeddedServer(
                 server_options, timeout=timeout, num_shards=num_shards or 1
@@ -388,6 +397,7 @@ def connect(
     num_workers: int | None = None,
     lease: float = 10.0,
     memory_limit: str | int | None = None,
+    gpu_memory_limit: str | int | None = None,
     snapshot_dir: str | os.PathLike[str] | None = None,
     tls: TLS | bool | str | os.PathLike[str] | None = None,
     token: str | os.PathLike[str] | None = None,
@@ -411,6 +421,7 @@ def connect(
             distributed trainer waits for.
         lease: seconds of silence after which a worker that has joined counts as gone.
         memory_limit: of an embedded server, such as '8GiB' or a number of bytes.
+        gpu_memory_limit: of an embedded server, likewise, on each GPU.
         snapshot_dir: of an embedded server: where it keeps files, and its whole state when it is
             closed, which the next one with this directory takes up.
         tls: how TCP connections are secured: True with the certificate authorities that the system
@@ -453,6 +464,7 @@ def connect(
         num_workers=num_workers,
         lease=lease,
         memory_limit=memory_limit,
+        gpu_memory_limit=gpu_memory_limit,
         snapshot_dir=snapshot_dir,
         tls=tls,
         token=token,
@@ -530,24 +542,17 @@ def _check_workers(num_workers: int) -> int:
 
 
 def _server_options(
-    target: str,
-    memory_limit: str | int | None,
-    snapshot_dir: str | os.PathLike[str] | None,
-    num_shards: int | None,
+    target: str, given: Mapping[str, str | int | None], num_shards: int | None
 ) -> dict[str, str]:
     if num_shards is not None and target != LOCAL:
         raise ValueError(
             "num_shards: for the embedded servers of connect('local') only; a target says itself "
             f"how many servers it names: {target!r}"
         )
-    options = {}
-    if memory_limit is not None:
-        options["--memory-limit"] = str(memory_limit)
-    if snapshot_dir is not None:
-        options["--snapshot-dir"] = os.path.abspath(os.fspath(snapshot_dir))
+    options = {option: str(value) for option, value in given.items() if value is not None}
     if options and target != LOCAL:
-        given = " and ".join(option.removeprefix("--").replace("-", "_") for option in options)
+        names = " and ".join(option.removeprefix("--").replace("-", "_") for option in options)
         raise ValueError(
-            f"{given}: for the embedded server of connect('local') only; target is {target!r}"
+            f"{names}: for the embedded server of connect('local') only; target is {target!r}"
         )
     return options
