@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -191,7 +190,8 @@ def main() -> None:
     try:
         machine = _machine()
     except DeviceError as err:
-        sys.exit(f"nothing measured: {err}")
+        print(f"nothing measured: {err}")
+        return
     lines = measure_gpu(quick=options.quick)
     print(report_gpu(lines))
     print(f"\nmedians (10th to 90th percentile); {machine}")

@@ -95,7 +95,7 @@ class MemoryPool:
             chunk.address,
             pool.memory.device,
             scheduler.released,
-            functools.partial(pool.release, chunk),
+            functools.partial(pool._release, chunk),
         )
 
     def free_all_blocks(self) -> None:
@@ -173,7 +173,7 @@ class _DevicePool:
             self.total_bytes += units * UNIT
         return chunk
 
-    def release(self, chunk: Chunk) -> None:
+    def _release(self, chunk: Chunk) -> None:
         """Makes an allocation free, for the next one on its stream."""
         self.memory.remove(chunk)
         self.used_bytes -= chunk.units * UNIT

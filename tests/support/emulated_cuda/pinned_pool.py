@@ -36,7 +36,7 @@ class PinnedMemoryPointer:
 
     def __del__(self) -> None:
         if self._pool is not None:
-            self._pool.release(self._block)
+            self._pool._release(self._block)
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def _empty() -> Any:
 class PinnedMemoryPool:
     """Keeps freed memory for allocations of the same size."""
 
-    unit: ClassVar[int] = UNIT
+    _unit: ClassVar[int] = UNIT
 
     def __init__(self) -> None:
         self._emulator: Emulator = current()
@@ -72,7 +72,7 @@ class PinnedMemoryPool:
         """
         if size == 0:
             return _empty()
-        capacity = -(-size // self.unit) * self.unit
+        capacity = -(-size // self._unit) * self._unit
         with self._emulator.scheduler.settled():
             block = self._take(capacity)
             block.size = size
@@ -89,7 +89,7 @@ class PinnedMemoryPool:
             self._free_all_blocks()
             return self._emulator.pinned.allocate(capacity)
 
-    def release(self, block: PinnedBlock) -> None:
+    def _release(self, block: PinnedBlock) -> None:
         """Takes memory back. Called by finalizers: takes no lock."""
         # What a process leaves undone when it ends hurts nobody.
         if block.pending and self._emulator.on:
