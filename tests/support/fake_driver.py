@@ -113,3 +113,9 @@ def install_cupy(
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
     )
+
+
+def hide_cupy(directory: Path) -> None:
+    """Makes a directory, for PYTHONPATH, with which no CuPy is found, wherever one is installed."""
+    directory.mkdir(parents=True)
+    (directory / "sitecustomize.py").write_text('import sys\nsys.modules["cupy"] = None\n')

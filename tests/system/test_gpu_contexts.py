@@ -19,13 +19,14 @@ from paramd.context import Context, cpu_pinned
 from paramd.errors import ContextNotAvailableError
 from paramd.session import DeviceStatus
 from paramd_server.arrays.cuda.driver import DriverError, find_driver
-from tests.support.fake_driver import GIB, NO_DEVICE, build_driver, install_cupy
+from tests.support.fake_driver import GIB, NO_DEVICE, build_driver, hide_cupy, install_cupy
 from tests.support.server_process import ServerProcess, run_server, serve
 
 # The tests say what machine there is.
 pytestmark = pytest.mark.real_devices
 
 DEFAULT_LIMITS = (int(16 * GIB * 0.9), int(17 * GIB * 0.9))
+HIDES_CUPY = "hides-cupy"
 NO_CUPY = "the machine has 2 GPUs (Fake GPU 0, Fake GPU 1), but CuPy is not installed"
 
 
@@ -93,7 +94,7 @@ def test_machine_without_a_driver_has_host_contexts_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"PYTHONPATH": ""}, NO_CUPY),
+        ({"PYTHONPATH": HIDES_CUPY}, NO_CUPY),
         ({"FAKE_CUDA_VERSION": "11080"}, "its driver is for CUDA 11.8"),
         ({"FAKE_CUDA_INIT": str(NO_DEVICE), "CUDA_VISIBLE_DEVICES": ""}, "VISIBLE_DEVICES is ''"),
     ],
@@ -102,9 +103,11 @@ def test_machine_without_a_driver_has_host_contexts_alone(tmp_path: Path) -> Non
 def test_gpus_that_cannot_be_used_are_refused_with_why(
     tmp_path: Path, machine: Mapping[str, str], changes: Mapping[str, str], why: str
 ) -> None:
-    with session_on(tmp_path, {**machine, **changes}) as (_, session):
-        if why is NO_CUPY and session.num_gpus():
-            pytest.skip("a CuPy is installed here")
+    hide_cupy(tmp_path / HIDES_CUPY)
+    given = {**machine, **changes}
+    if given["PYTHONPATH"] == HIDES_CUPY:
+        given["PYTHONPATH"] = str(tmp_path / HIDES_CUPY)
+    with session_on(tmp_path, given) as (_, session):
         assert session.num_gpus() == 0
         assert session.status().devices == ()
         for context in (gpu(0), cpu_pinned(2)):
