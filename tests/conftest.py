@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 
 import paramd
@@ -22,6 +23,10 @@ from tests.support.contexts import (
     suite_context,
 )
 from tests.support.other_devices.processes import variables_for_processes
+
+# How long an example takes says something of the machine, and nothing of the code.
+hypothesis.settings.register_profile("paramd", deadline=None)
+hypothesis.settings.load_profile("paramd")
 
 _SYSTEM: Final = Path(__file__).parent / "system"
 _ROOT: Final = Path(__file__).parents[1]
