@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from paramd.context import Context, cpu
 from paramd_server.arrays.backend import ArrayBackend
@@ -32,3 +35,15 @@ class TestNumpyBackend(ArrayBackendContract):
         adopted = backend.adopt(staged, cpu(7))
         assert adopted.context == cpu(7)
         assert account.used_bytes == used
+
+    def test_memory_that_fails_to_come_is_not_counted(
+        self, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(size: int) -> np.ndarray[Any, Any]:
+            raise RuntimeError("the device has failed")
+
+        spares = SpareBuffers()
+        monkeypatch.setattr(spares, "take", fail)
+        with pytest.raises(RuntimeError, match="has failed"):
+            NumpyBackend(account, spares).empty((1 << 18,), np.dtype("f4"), cpu())
+        assert account.used_bytes == 0

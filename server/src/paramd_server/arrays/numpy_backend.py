@@ -263,6 +263,10 @@ class NumpyBackend:
         except MemoryError as err:
             self._account.release(size)
             raise MemoryLimitError(f"the system has no {format_bytes(size)} of memory") from err
+        except BaseException:
+            # A device that has failed gives no pinned memory, either.
+            self._account.release(size)
+            raise
 
     def _wrap(
         self, flat: HostArray, shape: Shape, dtype: np.dtype[Any], context: Context
