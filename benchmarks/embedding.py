@@ -99,6 +99,7 @@ def _train(session: paramd.Session, rank: int, *, quick: bool) -> float:
     session.parameters(_PREFIX).pull(out=out)
     uncounted, counted = steps(quick=quick)
     samples, distinct_ids = batches(rank), DistinctIds(TABLE_ROWS)
+    memory = np.empty((BATCH * FIELDS, WIDTH), np.float32)
     start = 0.0
     for step in range(uncounted + counted):
         if step == uncounted:
@@ -106,7 +107,7 @@ def _train(session: paramd.Session, rank: int, *, quick: bool) -> float:
             start = time.perf_counter()
         ids, labels = samples[step % len(samples)]
         distinct, places = distinct_ids.find(ids.ravel())
-        rows = table.row_sparse_data(distinct).rows.rows
+        rows = table.row_sparse_data(distinct, out=memory[: len(distinct)])
         embedded = np.take(rows, places, axis=0).reshape(BATCH, FIELDS * WIDTH)
         of_embedded, of_dense = gradients(embedded, labels, dense)
         grads = {_PREFIX + name: value for name, value in of_dense.items()}

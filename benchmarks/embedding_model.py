@@ -102,10 +102,15 @@ class DistinctIds:
             (m, width).
         """
         order = np.argsort(places, kind="stable")
-        begins = np.concatenate(([0], np.cumsum(np.bincount(places))[:-1]))
-        # As complex numbers, two columns are added up at a time.
-        pairs = np.take(rows, order, axis=0).view(np.complex64)
-        sums: Array = np.add.reduceat(pairs, begins, axis=0).view(np.float32)
+        counts = np.bincount(places)
+        sums: Array = np.take(rows, order[np.cumsum(counts) - counts], axis=0)
+        repeated = counts > 1
+        if repeated.any():
+            terms = np.take(rows, order[np.repeat(repeated, counts)], axis=0)
+            counts = counts[repeated]
+            # As complex numbers, two columns are added up at a time.
+            pairs = np.add.reduceat(terms.view(np.complex64), np.cumsum(counts) - counts, axis=0)
+            sums[repeated] = pairs.view(np.float32)
         return sums
 
 

@@ -159,11 +159,12 @@ class ParamdSystem(System):
         table, name = self._table, self._table.name
         params = self._session.parameters(name)
         sets, rows = cycle(ids), np.ones(workload.shape, np.float32)
-
-        def pull() -> None:
-            self._outs = [table.row_sparse_data(next(sets)).rows.rows]
-
-        return {"pull": pull, "push": lambda: params.push({name: (next(sets), rows)})}
+        self._outs = [_unwritten(workload)]
+        out = self._outs[0]
+        return {
+            "pull": lambda: table.row_sparse_data(next(sets), out=out),
+            "push": lambda: params.push({name: (next(sets), rows)}),
+        }
 
     def steps(self, workload: Workload) -> Calls:
         params = self._params(workload)

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from paramd.errors import ParamdError
-from paramd.v1 import parameter_service_pb2, session_service_pb2
+from paramd.v1 import call_service_pb2, parameter_service_pb2, session_service_pb2
 from paramd.wire.protocol import PROTOCOL
 from paramd.wire.status import DETAIL_KEY, code_of, encode_error
 
@@ -29,6 +29,11 @@ def fail_with(context: grpc.ServicerContext, error: ParamdError) -> None:
     fail(context, code_of(error), encode_error(error))
 
 
+def _no_streams(_requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    """Each call comes by itself, unless a test says otherwise."""
+    context.abort(grpc.StatusCode.UNIMPLEMENTED, "no streams")
+
+
 class FakeServer:
     """Serves the methods that a test gives it: bytes in, bytes out.
 
@@ -38,13 +43,17 @@ class FakeServer:
     """
 
     def __init__(self) -> None:
-        self._behaviours: dict[str, Behaviour] = {"Hello": self._hello}
+        self._behaviours: dict[str, Behaviour] = {
+            "Hello": self._hello,
+            "StreamCalls": _no_streams,
+        }
         self.hellos: list[bytes] = []
         self.ended = threading.Event()
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
         for module, service in (
             (parameter_service_pb2, "ParameterService"),
             (session_service_pb2, "SessionService"),
+            (call_service_pb2, "CallService"),
         ):
             descriptor = module.DESCRIPTOR.services_by_name[service]
             handlers = {method.name: self._handler(method) for method in descriptor.methods}

@@ -30,6 +30,7 @@ from paramd.v1 import (
     training_service_pb2,
 )
 from paramd.v1 import parameter_service_pb2 as pb
+from paramd.wire.envelope import encode_data
 from paramd.wire.messages import (
     context_from_wire,
     context_to_wire,
@@ -37,8 +38,8 @@ from paramd.wire.messages import (
     initializer_to_wire,
     spec_to_wire,
 )
+from paramd.wire.tensor_receiver import TensorReceiver
 from paramd.wire.tensors import (
-    TensorReceiver,
     byte_view,
     data_messages,
     head_to_wire,
@@ -405,7 +406,7 @@ def received(response_class: Any, messages: Iterable[bytes]) -> list[tuple[Tenso
 
 
 def payload(value: Array) -> list[bytes]:
-    return list(data_messages(byte_view(np.ascontiguousarray(value))))
+    return list(map(encode_data, data_messages(byte_view(np.ascontiguousarray(value)))))
 
 
 def head(name: str, value: Array, *, mode: str = "assign", **more: Any) -> TensorHead:

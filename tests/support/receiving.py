@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from paramd.wire.tensors import TensorReceiver
+from paramd.wire.tensor_receiver import TensorReceiver
 
 
 def feed_all(receiver: TensorReceiver, messages: Iterable[bytes]) -> None:

@@ -64,9 +64,9 @@ def test_wrong_targets_are_refused(target: str, words: str) -> None:
         connect(target, timeout=0.1)
 
 
-@pytest.mark.parametrize("transport", ["shm", "udp", ""])
+@pytest.mark.parametrize("transport", ["grpc", "udp", ""])
 def test_unknown_transport_is_refused(transport: str) -> None:
-    with pytest.raises(ValueError, match="'auto' or 'tcp'"):
+    with pytest.raises(ValueError, match="'auto', 'tcp' or 'shm'"):
         connect("127.0.0.1:1", transport=transport)
 
 

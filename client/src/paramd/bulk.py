@@ -68,9 +68,11 @@ def pull(
     into = None if out is None else OutArrays(out)
     arrays = None if into is None else [into.hosts[name] for name in names]
     current = current_context()
-    received = perform(session, links, lambda calls: calls.get_data(selectors, current, out=arrays))
+    received = perform(
+        session, links, lambda calls: calls.get_values(selectors, current, out=arrays)
+    )
     values: dict[str, Array] = {}
-    for name, (_, value) in zip(names, received, strict=True):
+    for name, value in zip(names, received, strict=True):
         if isinstance(value, RowSparseRows):
             raise WrongStorageTypeError(
                 f"parameter '{name}' is row_sparse: fetch its rows with row_sparse_data()",

@@ -52,6 +52,7 @@ __all__ = [
     "RowIdError",
     "ScheduledLearningRateError",
     "ServerUnavailable",
+    "TransportUnavailableError",
     "SessionClosedError",
     "ShapeMismatchError",
     "SnapshotFailedError",
@@ -392,6 +393,13 @@ class ServerUnavailable(ParamdError, ConnectionError):
     """The server cannot be reached, or the connection was lost."""
 
     reason = "UNAVAILABLE"
+
+
+class TransportUnavailableError(ParamdError, ConnectionError):
+    """`transport='shm'` was asked for, and the server shares no memory with this process.
+
+    Raised by the client.
+    """
 
 
 class TLSError(ParamdError, ConnectionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from paramd.link import (
 )
 from paramd.ndarray import NDArray, RowSparseNDArray
 from paramd.ndarray.remote import handle
+from paramd.ndarray.row_pulls import pull_rows_into
 from paramd.rows import pull_rows, write_rows
 from paramd.session import Session
 from paramd.spec import ParameterSpec, Shape, StoredInfo, check_name
@@ -41,6 +42,8 @@ from paramd.tensor_values import to_write
 from paramd.wire.dtypes import dtype_of
 
 __all__ = ["DeferredInitializationError", "Parameter", "tensor_types"]
+
+Out = TypeVar("Out")
 
 tensor_types = (Symbol, NDArray)
 """What MXNet's layers accept as tensors."""
@@ -305,23 +308,37 @@ class Parameter:
         check_gradient(info)
         return [handle(session, info, context, gradient=True) for context in info.contexts]
 
-    def row_sparse_data(self, row_id: Any) -> RowSparseNDArray:
+    @overload
+    def row_sparse_data(self, row_id: Any) -> RowSparseNDArray: ...
+
+    @overload
+    def row_sparse_data(self, row_id: Any, *, out: Out) -> Out: ...
+
+    def row_sparse_data(self, row_id: Any, *, out: Any = None) -> Any:
         """Some rows of a row_sparse parameter, as the caller's own value.
 
         Args:
-            row_id: ids of rows, an array or a list: any order, repeated or not, any number of
+            row_id: n ids of rows, an array or a list: any order, repeated or not, any number of
                 dimensions. An NDArray's context says which copy is read; with others it is the
                 only one, or of several the one on the current context.
+            out: an array of shape (n, *shape[1:]) and the parameter's dtype, to receive into: one
+                row for each id, in their order. MXNet has no such argument. It is best contiguous,
+                and the ids sorted and each once: the rows are then received in place. Of a call
+                that fails, the contents are undefined.
 
         Returns:
-            The rows asked for, each once, sorted; the full logical shape.
+            The rows asked for, each once, sorted; the full logical shape. With `out`, that.
 
         Raises:
             IndexError: for ids out of range, or no whole numbers; nothing is fetched then.
             RuntimeError, DeferredInitializationError: as `data`; also where it is not row_sparse.
+            ShapeMismatchError, DTypeMismatchError, InvalidArgumentError: where `out` does not fit,
+                or cannot be written to.
         """
         wanted = row_id.context if isinstance(row_id, NDArray) else None
         session, context = rows_readable(self._link, wanted, call="row_sparse_data()")
+        if out is not None:
+            return pull_rows_into(session, self._link, row_id, context, out)
         return pull_rows(session, self._link, row_id, context)
 
     def list_row_sparse_data(self, row_id: Any) -> list[RowSparseNDArray]:

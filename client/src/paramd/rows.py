@@ -11,7 +11,7 @@ from paramd.context import Context, current_context
 from paramd.errors import InvalidArgumentError, RowIdError, ShapeMismatchError
 from paramd.files import RowSparseRows
 from paramd.link import Link, describe, perform
-from paramd.ndarray import RowSparseNDArray
+from paramd.ndarray import RowSparseNDArray, distinct
 from paramd.session import Session
 from paramd.tensor_values import dense_value, ids_of
 from paramd.transport.calls import TensorWrite
@@ -35,7 +35,7 @@ def pull_rows(
     Raises:
         RowIdError: for ids that are out of range or no whole numbers, before anything is fetched.
     """
-    ids = _unique(_checked_ids(session, link, row_id))
+    ids = distinct(_checked_ids(session, link, row_id))
     current = current_context()
     head, rows = perform(
         session, [link], lambda calls: calls.pull_rows(link.name, ids, context, current)
@@ -76,13 +76,6 @@ def write_rows(session: Session, link: Link, row_id: Any, data: Any) -> None:
         )
     write = TensorWrite(link.name, RowSparseRows(ids, rows[order], shape), mode="assign_rows")
     perform(session, [link], lambda calls: calls.set_data([write]))
-
-
-def _unique(ids: Ids) -> Ids:
-    if bool(np.all(ids[1:] > ids[:-1])):
-        return ids
-    found: Ids = np.unique(ids)
-    return found
 
 
 def _checked_ids(session: Session, link: Link, row_id: Any) -> Ids:

@@ -22,6 +22,7 @@ from paramd.transport.connection import ConnectionOptions
 from paramd.transport.coordination import claim, meet
 from paramd.transport.credentials import TLS, Credentials, resolve_credentials
 from paramd.transport.embedded import EmbeddedServer
+from paramd.transport.local.access import TRANSPORTS
 from paramd.transport.membership import Membership
 from paramd.transport.opening import Servers
 from paramd.transport.snapshots import Snapshot
@@ -140,6 +141,7 @@ class Session:
             worker=worker,
             client_version=_version(),
             credentials=self._credentials,
+            transport=self._options["transport"],
         )
         if self._embedded is None:
             return Servers(addresses_of(self.target), options, resolve=self._options["resolve"])
@@ -414,7 +416,9 @@ def connect(
         timeout: seconds for a call with all its retries; a server that starts late or again is
             waited for that long. For a stream, seconds of retrying without getting further.
         stall_timeout: seconds in which something must move in a stream of values.
-        transport: 'auto' or 'tcp', which are the same so far.
+        transport: how values are read. 'auto': in shared memory where the server is on this host
+            and of this user, else over gRPC. 'tcp': over gRPC. 'shm': as 'auto', but an error where
+            the server shares no memory with this process.
         worker: this worker's name, 256 bytes at most, under which the server counts its pushes;
             one that is started again under the same name gets its rank back.
         num_workers: how many workers meet at `barrier()`, and how many the first step of a
@@ -448,6 +452,7 @@ def connect(
             expired.
         UnauthenticatedError, PermissionDeniedError: where the server does not know the token, or it
             does not have the right `read`.
+        TransportUnavailableError: where the transport is 'shm', and no memory is shared.
     """
     chosen = target if target is not None else os.environ.get("PARAMD_TARGET", "")
     if not chosen:
@@ -516,8 +521,8 @@ def _seconds(name: str, value: float) -> float:
 
 
 def _check_transport(transport: str) -> str:
-    if transport not in ("auto", "tcp"):
-        raise ValueError(f"transport is 'auto' or 'tcp', but got {transport!r}")
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport is 'auto', 'tcp' or 'shm', but got {transport!r}")
     return transport
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "check_name",
     "check_region",
     "merge_shapes",
+    "region_slices",
     "shape_is_known",
 ]
 
@@ -322,6 +323,20 @@ def check_region(name: str, region: Region, shape: Shape) -> Shape:
                 parameter=name,
             )
     return tuple(count for _, count, _ in region)
+
+
+def region_slices(region: Region) -> tuple[slice, ...]:
+    """The slices that select a region of an array that has it."""
+    slices = []
+    for begin, count, step in region:
+        end: int | None = begin + count * step
+        if count == 0:
+            begin, end = 0, 0
+        elif end is not None and end < 0:
+            # A negative end would count from the back.
+            end = None
+        slices.append(slice(begin, end, step))
+    return tuple(slices)
 
 
 def shape_is_known(shape: Shape | None) -> bool:

@@ -133,6 +133,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="For values, gradients and optimizer states on each GPU.  [default: 90% of its memory]",
 )
 @click.option(
+    "--shared-memory/--no-shared-memory",
+    default=True,
+    show_default=True,
+    help="Let processes of this user on this host read values in the server's memory.",
+)
+@click.option(
     "--port-file",
     type=click.Path(dir_okay=False, path_type=Path),
     help='Written once serving: {"addresses": [...]}.',
@@ -218,6 +224,7 @@ def main(
     restore: str,
     memory_limit: int | None,
     gpu_memory_limit: int | None,
+    shared_memory: bool,
     port_file: Path | None,
     parent_pid: int | None,
     grace: float,
@@ -258,6 +265,7 @@ def main(
             parent_pid=parent_pid,
             grace_s=grace,
             stall_s=stall_timeout,
+            shared_memory=shared_memory,
             num_threads=threads,
             shard=shard[0],
             num_shards=shards or shard[1],

@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Final
 
@@ -43,12 +43,15 @@ from paramd_server.core.training.state import TrainerState
 from paramd_server.core.training.trainer import World
 from paramd_server.core.training.trainers import Trainers
 from paramd_server.core.workers import Workers
+from paramd_server.local.service import LocalService, open_local_service
 from paramd_server.port_file import write_port_file
 from paramd_server.rpc.authorization import Authorization
+from paramd_server.rpc.call_streams import CallDispatcher, call_stream_handler
 from paramd_server.rpc.cluster_servicer import ClusterServicer
 from paramd_server.rpc.file_calls import FileCalls
 from paramd_server.rpc.methods import ServiceMethods, service_handler
 from paramd_server.rpc.parameter_servicer import ParameterServicer
+from paramd_server.rpc.running_calls import RunningCalls
 from paramd_server.rpc.session_servicer import SessionServicer
 from paramd_server.rpc.snapshot_servicer import SnapshotServicer
 from paramd_server.rpc.streams import OpenStreams
@@ -75,6 +78,8 @@ _NUM_CONTROL_THREADS: Final = 8
 _NUM_WAITING_THREADS: Final = 64
 _NUM_PROBE_THREADS: Final = 2
 _NUM_REFUSING_THREADS: Final = 2
+# Each holds one open stream of calls. Clients without one make their calls by themselves.
+_NUM_STREAM_THREADS: Final = 256
 _TICK_S: Final = 1.0
 
 # Calls of a few kilobytes that others wait for. They run on threads of their own, so that streams
@@ -116,10 +121,12 @@ class Server:
             MemoryAccount(config.memory_limit), gpu_memory_limit=config.gpu_memory_limit
         )
         self._streams = OpenStreams(stall_s=config.stall_s)
+        self._calls = RunningCalls()
         self._stopped = threading.Event()
         self._control = _pool("control", _NUM_CONTROL_THREADS)
         self._waiting = _pool("waiting", _NUM_WAITING_THREADS)
         self._data = _pool("data", config.num_threads)
+        self._call_streams = _pool("calls", _NUM_STREAM_THREADS)
         self._probes = _pool("probe", _NUM_PROBE_THREADS)
         self._health = health.HealthServicer(
             experimental_non_blocking=True, experimental_thread_pool=self._probes
@@ -148,6 +155,7 @@ class Server:
         )
         self._followed = FollowedSnapshots(self._role)
         self._cluster_calls = _pool("cluster", _NUM_CLUSTER_THREADS)
+        self._local: LocalService | None = None
         self._add_services()
         self.addresses: tuple[str, ...] = ()
 
@@ -164,6 +172,7 @@ class Server:
             self._keeper.origin.cluster_id, self._standing(), self._trainers, self._operations
         )
         self.addresses = tuple(self._bind(address) for address in self._config.listen)
+        self._open_local()
         self._server.start()
         self._members.begin_leases()
         # That the process lives. Its services are ready when the cluster has formed.
@@ -175,6 +184,22 @@ class Server:
         self._keeper.snapshots.start()
         threading.Thread(target=self._trainers.warm_up, name="warm-up", daemon=True).start()
         _log.info("serving on %s", ", ".join(self.addresses))
+
+    def _open_local(self) -> None:
+        """Shares memory with processes of this host."""
+        if not self._config.shared_memory:
+            return
+        if self._config.client_ca is not None:
+            _log.info("no memory is shared: there is no certificate to ask a process for")
+            return
+        authorization = self._authorization
+
+        def authorize(shown: str) -> None:
+            if authorization is not None:
+                metadata = (("authorization", shown),) if shown else ()
+                authorization.check("/paramd.v1.ParameterService/GetData", metadata)
+
+        self._local = open_local_service(self._registry, self._dispatcher, authorize)
 
     def _standing(self) -> Standing:
         """Where this server stands when it starts."""
@@ -242,15 +267,22 @@ class Server:
         if self._stopped.is_set():
             return
         self._stopped.set()
+        if self._local is not None:
+            self._local.stop_sharing()
         if self.restart_from is None:
             self._role.leave()
         self._health.enter_graceful_shutdown()
         self._keeper.stop_snapshots()
-        _log.info("draining %d streams", len(self._streams))
+        _log.info("draining %d calls", len(self._calls))
         if self.restart_from is not None:
             # What goes on now goes on in a past that is being left.
             grace_s = 0.0
-        self._server.stop(self._config.grace_s if grace_s is None else grace_s).wait()
+        self._calls.drain(self._config.grace_s if grace_s is None else grace_s)
+        # What is left now is open streams without a call, watches of health, and calls that took
+        # longer than the grace.
+        if self._local is not None:
+            self._local.close()
+        self._server.stop(0).wait()
         for pool in (
             self._cluster_calls,
             self._refusing,
@@ -258,6 +290,7 @@ class Server:
             self._control,
             self._waiting,
             self._data,
+            self._call_streams,
         ):
             # A call that was cut off may be committing: it is saved with its effect, or not at all.
             pool.shutdown(wait=self._keeper.store is not None, cancel_futures=True)
@@ -333,6 +366,7 @@ class Server:
                 polls=polls,
                 snapshots=self._keeper.snapshots,
                 cluster=self._cluster,
+                local_socket=lambda: "" if self._local is None else self._local.socket_name,
             ),
             _TRAINING: TrainingServicer(
                 registry,
@@ -346,14 +380,12 @@ class Server:
             _SNAPSHOTS: SnapshotServicer(self._keeper.snapshots, operations, polls=polls),
         }
         pools = dict.fromkeys(_CONTROL, self._control) | dict.fromkeys(_WAITING, self._waiting)
-        self._server.add_generic_rpc_handlers(
-            tuple(
-                service_handler(
-                    ServiceMethods(service, servicer, pools, self._streams, self._role.serving)
-                )
-                for service, servicer in services.items()
-            )
-        )
+        methods = [
+            ServiceMethods(service, servicer, pools, self._streams, self._calls, self._role.serving)
+            for service, servicer in services.items()
+        ]
+        self._server.add_generic_rpc_handlers(tuple(map(service_handler, methods)))
+        self._add_call_streams(methods)
         self._add_cluster_service(trainers)
         self._add_health()
         reflection.enable_server_reflection(
@@ -365,11 +397,28 @@ class Server:
             self._server,
         )
 
+    def _add_call_streams(self, services: Sequence[ServiceMethods]) -> None:
+        # Those that wait have threads of their own, so that they hold up nothing else.
+        methods = [
+            method
+            for service in services
+            for method in service.methods()
+            if method.name not in _WAITING
+        ]
+        self._dispatcher = CallDispatcher(methods, self._calls, self._authorization)
+        self._server.add_generic_rpc_handlers(
+            (call_stream_handler(self._dispatcher, self._call_streams),)
+        )
+
     def _add_cluster_service(self, trainers: Trainers) -> None:
         servicer = ClusterServicer(lambda: self._role.coordinator, trainers, self._on_part)
         pools = dict.fromkeys((each.name for each in _CLUSTER.methods), self._cluster_calls)
         self._server.add_generic_rpc_handlers(
-            (service_handler(ServiceMethods(_CLUSTER, servicer, pools, self._streams)),)
+            (
+                service_handler(
+                    ServiceMethods(_CLUSTER, servicer, pools, self._streams, self._calls)
+                ),
+            )
         )
 
     def _on_part(self, shard: int, number: int, directory: str, part: bytes, error: str) -> None:

@@ -29,6 +29,8 @@ class ServerConfig:
         insecure: whether addresses beyond loopback may be served without TLS.
         tls_cert: PEM file with the server's certificate: TCP addresses have TLS.
         tls_key: PEM file with its key.
+        shared_memory: whether processes of the server's user on its host may read values in its
+            memory.
         client_ca: PEM file with the authority of the certificates that clients have to show; None
             where they need none.
         token_file: the tokens that calls need, by digest; None where they need none.
@@ -63,6 +65,7 @@ class ServerConfig:
     insecure: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    shared_memory: bool = True
     client_ca: Path | None = None
     token_file: Path | None = None
     peer_ca: Path | None = None

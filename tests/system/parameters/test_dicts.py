@@ -19,7 +19,7 @@ from tests.support.proxies import Counting
 
 def test_pull_gives_all_values_in_one_call(params: ParameterDict, counting: Counting) -> None:
     values = params.pull()
-    assert counting.names == ["get_data"]
+    assert counting.names == ["get_values"]
     assert list(values) == ["net_a", "net_b", "net_n"]
     assert [value.dtype.name for value in values.values()] == ["float32", "float16", "int64"]
     assert all((value == 1).all() for value in values.values())

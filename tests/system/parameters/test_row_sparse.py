@@ -58,6 +58,78 @@ def test_wrong_ids_fetch_nothing(table: Parameter, ids: Any, counting: Counting)
     assert "pull_rows" not in counting.names
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [[2, 7], [7, 2, 7], [], [[9, 0], [0, 3]], range(10), nd.array([4]), np.array([1, 1], "u1")],
+)
+def test_rows_are_received_into_an_array(table: Parameter, ids: Any) -> None:
+    places = (ids.asnumpy() if isinstance(ids, nd.NDArray) else np.array(ids)).reshape(-1)
+    expected = ramp(10, 2)[places.astype(int)]
+    out = np.full((len(places), 2), -1, np.float32)
+    with device(1):
+        assert table.row_sparse_data(ids, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        strided = np.full((len(places), 4), -1, np.float32)
+        table.row_sparse_data(ids, out=strided[:, ::2])
+    np.testing.assert_array_equal(strided[:, ::2], expected)
+    assert (strided[:, 1::2] == -1).all()
+
+
+def test_sorted_rows_are_received_in_place(table: Parameter, counting: Counting) -> None:
+    out = np.zeros((2, 2), np.float32)
+    table.row_sparse_data([1, 3], out=out)
+    counting.names.clear()
+    table.row_sparse_data([2, 7], out=out)
+    assert counting.names == ["pull_rows"]
+    assert out.tolist() == [[4, 5], [14, 15]]
+    shared = nd.zeros((2, 2))
+    table.row_sparse_data(nd.array([2, 7]), out=shared)
+    np.testing.assert_array_equal(shared.asnumpy(), out)
+
+
+@pytest.mark.parametrize("ids", [[2, 7], [7, 2]])
+@pytest.mark.parametrize(
+    ("out", "error"),
+    [
+        (np.zeros((2, 3), np.float32), AssertionError),
+        (np.zeros((3, 2), np.float32), AssertionError),
+        (np.zeros(4, np.float32), AssertionError),
+        (np.zeros((2, 2)), AssertionError),
+        ([[0.0, 0.0], [0.0, 0.0]], ValueError),
+        (np.broadcast_to(np.float32(0), (2, 2)), ValueError),
+    ],
+)
+def test_an_array_that_does_not_fit_gets_no_rows(
+    table: Parameter, ids: list[int], out: Any, error: type[Exception]
+) -> None:
+    table.row_sparse_data([0])
+    with pytest.raises(error, match=r"'t'"):
+        table.row_sparse_data(ids, out=out)
+    assert not np.any(out)
+
+
+@pytest.mark.parametrize("ids", [[10], [0, -1], [0.5], [2**40], [3, 10, 2]])
+def test_wrong_ids_leave_the_array_alone(
+    table: Parameter, ids: list[float], counting: Counting
+) -> None:
+    out = np.zeros((len(ids), 2), np.float32)
+    with pytest.raises(IndexError, match=r"'t'"):
+        table.row_sparse_data(ids, out=out)
+    assert "pull_rows" not in counting.names
+    assert not out.any()
+
+
+def test_rows_of_a_larger_table_of_the_same_name_are_received(
+    session: Session, table: Parameter
+) -> None:
+    table.row_sparse_data([0])
+    session.delete("t")
+    Parameter("t", shape=(20, 2), stype="row_sparse").initialize("ones")
+    out = np.zeros((2, 2), np.float32)
+    table.row_sparse_data([0, 19], out=out)
+    assert (out == 1).all()
+
+
 def test_rows_are_read_from_the_context_of_the_ids(table: Parameter) -> None:
     table.reset_ctx([device(1), device(2)])
     assert table.row_sparse_data(nd.array([1], ctx=device(2))).context == device(2)

@@ -11,7 +11,7 @@ import pytest
 from paramd.context import cpu
 from paramd.spec import Region
 from paramd.wire.dtypes import BFLOAT16, DTYPES
-from paramd_server.arrays.backend import region_slices
+from paramd.spec import region_slices
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
 from paramd_server.arrays.numpy_backend import NumpyBackend
 from tests.support.host_kernels import Array, address, launch, needs_compiler, same

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from paramd import nd
 from paramd.context import cpu
 from paramd.errors import BroadcastError, RowIdError
-from paramd.ndarray import NDArray, RowSparseNDArray, row_ids
+from paramd.ndarray import NDArray, RowSparseNDArray, add_up, distinct, row_ids
 
 
 def _array(dtype: Any = None) -> RowSparseNDArray:
@@ -190,3 +191,58 @@ def test_rows_of_one_id_add_up() -> None:
     array = nd.sparse.row_sparse_array(([[1, 2], [3, 4], [10, 20]], [2, 0, 2]), shape=(4, 2))
     assert array.indices.asnumpy().tolist() == [0, 2]
     assert array.data.asnumpy().tolist() == [[3, 4], [11, 22]]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "<i4", "<i8", "u1", ml_dtypes.bfloat16])
+@pytest.mark.parametrize("row", [(), (1,), (2,), (3, 2), (5,), (0,)])
+@pytest.mark.parametrize("num_ids", [1, 3, 60])
+def test_sums_of_rows_are_those_of_numpy(num_ids: int, row: tuple[int, ...], dtype: Any) -> None:
+    random = np.random.default_rng(11)
+    ids = random.integers(0, num_ids, 200)
+    # Whole numbers, so that the order of additions does not matter.
+    rows = random.integers(0, 8, (200, *row)).astype(dtype)
+    kept_ids, kept_rows = ids.copy(), rows.copy()
+    found, sums = add_up(ids, rows)
+    expected = np.zeros((num_ids, *row), np.int64)
+    np.add.at(expected, ids, rows.astype(np.int64))
+    assert found.tolist() == np.unique(ids).tolist()
+    assert sums.dtype == rows.dtype
+    assert sums.shape == (len(found), *row)
+    np.testing.assert_array_equal(sums, expected[found].astype(dtype))
+    np.testing.assert_array_equal(ids, kept_ids)
+    np.testing.assert_array_equal(rows, kept_rows)
+
+
+def test_a_few_rows_of_one_id_add_up_in_their_order() -> None:
+    ids = np.array([5, 3, 5, 5, 3])
+    rows = np.array([[1e8], [1], [1], [-1e8], [2]], np.float32)
+    # (1e8 + 1) - 1e8 is 0 in float32; in any other order it is 1.
+    assert add_up(ids, rows)[1].tolist() == [[3], [0]]
+
+
+@pytest.mark.parametrize("high", [2**62, 2**63 - 1, 2**40])
+def test_ids_may_be_of_any_size(high: int) -> None:
+    ids = np.array([high, 0, high - 1, high])
+    found, sums = add_up(ids, np.array([[1.0], [2.0], [3.0], [4.0]]))
+    assert found.tolist() == [0, high - 1, high]
+    assert sums.tolist() == [[2], [3], [5]]
+
+
+def test_rows_that_are_sorted_are_not_copied() -> None:
+    ids, rows = np.array([1, 4]), np.ones((2, 3))
+    assert add_up(ids, rows) == (ids, rows)
+
+
+@pytest.mark.parametrize("ids", [[2**63], [2**64 - 1], [0, 2**63 + 2]])
+def test_ids_that_int64_does_not_hold_are_refused(ids: list[int]) -> None:
+    with pytest.raises(RowIdError):
+        row_ids(np.array(ids, np.uint64), 2**63 - 1)
+
+
+@given(st.lists(st.integers(0, 30) | st.integers(0, 2**63 - 1)))
+def test_distinct_ids_are_those_of_numpy(values: list[int]) -> None:
+    ids = np.array(values, np.int64)
+    found = distinct(ids)
+    assert found.tolist() == np.unique(ids).tolist()
+    assert ids.tolist() == values
+    assert distinct(found) is found

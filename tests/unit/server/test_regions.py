@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from paramd.spec import Region
-from paramd_server.arrays.backend import flat_range, region_shape, region_slices
+from paramd.spec import region_slices
+from paramd_server.arrays.backend import flat_range, region_shape
 
 SHAPE = (3, 4, 2)
 

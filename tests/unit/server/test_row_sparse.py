@@ -14,7 +14,7 @@ from paramd.errors import InvalidStreamError, MemoryLimitError, RowIdError
 from paramd_server.arrays.backend import host_array
 from paramd_server.arrays.devices import Devices
 from paramd_server.arrays.memory import MemoryAccount
-from paramd_server.core.row_sparse import RowSparseGradient, check_ids
+from paramd_server.core.row_sparse import RowSparseGradient, check_ids, union_of
 
 NUM_ROWS = 12
 SHAPE = (NUM_ROWS, 2)
@@ -98,3 +98,10 @@ def test_ids_are_in_range_sorted_and_unique(ids: list[int], after: int) -> None:
 def test_extreme_ids(ids: list[int]) -> None:
     with pytest.raises(RowIdError):
         check_ids("w", np.array(ids, np.int64), NUM_ROWS)
+
+
+@given(st.lists(row_sets, min_size=1, max_size=4))
+def test_a_union_has_the_ids_of_all(sets: list[np.ndarray[Any, np.dtype[np.int64]]]) -> None:
+    found = union_of(sets)
+    assert found.tolist() == sorted({each for ids in sets for each in ids.tolist()})
+    assert found.dtype == np.int64

@@ -27,8 +27,9 @@ def seen_by_others(memory: SharedMemory, array: HostArray) -> bytes:
     """What somebody reads who was given the descriptor."""
     place = memory.locate(array)
     assert place is not None
-    descriptor = memory.descriptor(place.segment)
-    assert descriptor is not None
+    found = memory.descriptor(place.segment)
+    assert found is not None
+    descriptor, _ = found
     try:
         with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED) as mapping:
             return mapping[place.offset : place.offset + array.nbytes]
@@ -51,8 +52,9 @@ def test_others_can_neither_write_nor_resize() -> None:
     memory = SharedMemory()
     place = memory.locate(memory.take(MIB))
     assert place is not None
-    descriptor = memory.descriptor(place.segment)
-    assert descriptor is not None
+    found = memory.descriptor(place.segment)
+    assert found is not None
+    descriptor, _ = found
     try:
         for prot in (mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_WRITE):
             with pytest.raises(PermissionError):
@@ -118,8 +120,9 @@ def test_who_has_it_mapped_can_go_on_reading_what_was_freed() -> None:
     array[:] = 5
     place = memory.locate(array)
     assert place is not None
-    descriptor = memory.descriptor(place.segment)
-    assert descriptor is not None
+    found = memory.descriptor(place.segment)
+    assert found is not None
+    descriptor, _ = found
     mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
     os.close(descriptor)
     memory.give(array)

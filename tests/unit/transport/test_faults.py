@@ -31,14 +31,16 @@ from paramd.transport.calls import Calls, TensorWrite
 from paramd.transport.connection import Connection, ConnectionOptions
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
-from paramd.wire.tensors import TensorReceiver, byte_view, data_messages, head_to_wire
+from paramd.wire.envelope import encode_data
+from paramd.wire.tensor_receiver import TensorReceiver
+from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from tests.support.fake_server import FakeServer, fail, fail_with
 from tests.support.receiving import feed_all
 
 VALUE = np.arange(700_000, dtype="<f4").reshape(700, 1000)  # three chunks
 HEAD = TensorHead("w", VALUE.shape, VALUE.dtype, version=Version(1, 1))
 HEADER = pb.GetDataResponse(header=head_to_wire(HEAD)).SerializeToString()
-CHUNKS = list(data_messages(byte_view(VALUE)))
+CHUNKS = list(map(encode_data, data_messages(byte_view(VALUE))))
 ONE_VERSION = pb.SetDataResponse(versions=[tensor_pb2.Version(epoch=1, counter=1)])
 
 

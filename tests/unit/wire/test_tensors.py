@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from paramd.spec import TensorHead, Version
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import DTYPES
-from paramd.wire.envelope import encode_data
+from paramd.wire.envelope import encode_data, whole
+from paramd.wire.tensor_receiver import TensorReceiver
 from paramd.wire.tensors import (
     CHUNK_BYTES,
-    TensorReceiver,
     byte_view,
     data_messages,
     head_from_wire,
@@ -117,7 +118,7 @@ def _without_trailing_empties(messages: list[bytes]) -> list[bytes]:
 
 def test_payload_is_sent_in_chunks_of_at_most_the_limit() -> None:
     payload = np.arange(CHUNK_BYTES * 5 // 2, dtype=np.uint8)
-    chunks = [pb.SetDataRequest.FromString(each).data for each in data_messages(payload.data)]
+    chunks = list(data_messages(payload.data))
     assert [len(chunk) for chunk in chunks] == [CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES // 2]
     assert b"".join(chunks) == payload.tobytes()
 
@@ -218,19 +219,103 @@ def test_byte_views_share_memory() -> None:
     assert len(byte_view(np.zeros((), "f8"))) == 8
 
 
-@given(sizes=st.lists(st.sampled_from([0, 1, 1000, 1 << 17, (1 << 17) + 1, 1 << 20]), max_size=12))
-def test_small_tensors_are_packed_and_all_arrive(sizes: list[int]) -> None:
+SIZES = [0, 1, 1000, 1 << 14, 1 << 17, (1 << 19) + 1, 1 << 20, 5 << 19]
+
+
+@given(sizes=st.lists(st.sampled_from(SIZES), max_size=12))
+def test_tensors_of_any_sizes_go_together_and_all_arrive(sizes: list[int]) -> None:
     arrays = [np.full(size, index, np.uint8) for index, size in enumerate(sizes)]
     tensors = [
         (TensorHead(f"t{index}", array.shape, array.dtype), (array,))
         for index, array in enumerate(arrays)
     ]
-    messages = list(tensor_messages(tensors, pb.GetDataResponse))
+    messages = list(map(whole, tensor_messages(tensors, pb.GetDataResponse)))
     assert [found.tobytes() for found in receive(messages)] == [a.tobytes() for a in arrays]
     assert all(len(message) < CHUNK_BYTES + 64 for message in messages)
-    small = [size for size in sizes if size <= 1 << 17]
-    if len(small) == len(sizes):
-        assert len(messages) <= 1 + sum(small) // (512 << 10)
+    if all(size <= 1 << 17 for size in sizes):
+        # Headers and payload of about a chunk at a time.
+        assert len(messages) <= 2 + 2 * sum(sizes) // (CHUNK_BYTES - (1 << 17))
+
+
+def test_memory_of_one_tensor_may_be_used_again_for_its_next_part() -> None:
+    """Whoever makes the parts overwrites one when the next is asked for, or no more are."""
+    sent: list[bytes] = []
+
+    def parts(sizes: list[int]) -> Iterator[np.ndarray[Any, Any]]:
+        memory = np.zeros(max(sizes), np.uint8)
+        for number, size in enumerate(sizes):
+            memory[:] = number + 1
+            sent.append(memory[:size].tobytes())
+            yield memory[:size]
+        memory[:] = 255
+
+    splits = [[100], [50, 50], [1 << 15], [1 << 14, 1 << 15], [1 << 20, 1 << 19, 3], [1 << 18] * 3]
+    tensors = (
+        (TensorHead(f"t{index}", (sum(sizes),), np.dtype("u1")), parts(sizes))
+        for index, sizes in enumerate(splits)
+    )
+    messages = map(whole, tensor_messages(tensors, pb.GetDataResponse))
+    found = b"".join(each.tobytes() for each in receive(list(messages)))
+    assert found == b"".join(sent)
+
+
+@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=8), data=st.data())
+def test_payload_of_several_headers_in_any_pieces(sizes: list[int], data: st.DataObject) -> None:
+    payload = bytes(position % 251 for position in range(sum(sizes)))
+    headers = [
+        head_to_wire(TensorHead(f"t{index}", (size,), np.dtype("u1")))
+        for index, size in enumerate(sizes)
+    ]
+    placed: list[str] = []
+    complete: list[str] = []
+    buffers: list[bytearray] = []
+
+    def place(head: TensorHead) -> list[memoryview]:
+        assert not complete
+        placed.append(head.name)
+        buffers.append(bytearray(head.size_bytes))
+        return [memoryview(buffers[-1])]
+
+    receiver = TensorReceiver(
+        pb.GetDataResponse, place, complete=lambda head: complete.append(head.name)
+    )
+    heads = tensor_pb2.TensorHeads(headers=headers)
+    receiver.feed(pb.GetDataResponse(heads=heads).SerializeToString())
+    assert placed == [f"t{index}" for index in range(len(sizes))]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(payload)), max_size=6)))
+    for begin, end in zip([0, *cuts], [*cuts, len(payload)], strict=True):
+        if begin < end:
+            piece = payload[begin:end]
+            receiver.feed(memoryview(piece) if data.draw(st.booleans()) else encode_data(piece))
+    receiver.finish()
+    assert complete == placed
+    assert b"".join(buffers) == payload
+
+
+def _heads(*sizes: int) -> bytes:
+    headers = [
+        head_to_wire(TensorHead(f"t{index}", (size,), np.dtype("u1")))
+        for index, size in enumerate(sizes)
+    ]
+    return pb.GetDataResponse(heads=tensor_pb2.TensorHeads(headers=headers)).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("messages", "match"),
+    [
+        ([_heads()], "1 to"),
+        ([_heads(*[0] * 5000)], "1 to"),
+        ([_heads(3, 4)], "'t0': the stream ended 3 bytes early"),
+        ([_heads(3, 4), encode_data(b"1234")], "'t1': the stream ended 3 bytes early"),
+        ([_heads(3, 4), encode_data(b"12345678")], "'t1': the payload runs over"),
+        ([_heads(3, 4), encode_data(b"12"), _heads(1)], "'t0'"),
+        ([_heads(3, 4), encode_data(b"1234567"), encode_data(b"8")], "without a header"),
+        ([_heads(0, 0), encode_data(b"1")], "without a header"),
+    ],
+)
+def test_payload_that_does_not_fit_several_headers(messages: list[bytes], match: str) -> None:
+    with pytest.raises(InvalidStreamError, match=match):
+        receive(messages)
 
 
 @pytest.mark.parametrize("size", [0, 3, 5])

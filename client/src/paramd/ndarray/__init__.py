@@ -4,7 +4,7 @@ from paramd.ndarray.base import NDArray
 from paramd.ndarray.indexing import Range, View
 from paramd.ndarray.local import LocalNDArray, wrap
 from paramd.ndarray.operators import StoreMode
-from paramd.ndarray.row_sparse import RowSparseNDArray, add_up, from_dense, row_ids
+from paramd.ndarray.row_sparse import RowSparseNDArray, add_up, distinct, from_dense, row_ids
 
 __all__ = [
     "NDArray",
@@ -13,6 +13,7 @@ __all__ = [
     "RowSparseNDArray",
     "from_dense",
     "add_up",
+    "distinct",
     "row_ids",
     "wrap",
     # For subclasses

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,15 @@ from typing import Final, Protocol
 
 from paramd.errors import SessionClosedError
 
-__all__ = ["CALL_GROUP", "Attempt", "Attempts", "CallCancelledError", "CallGroup", "Cancellable"]
+__all__ = [
+    "CALL_GROUP",
+    "Attempt",
+    "Attempts",
+    "CallCancelledError",
+    "CallGroup",
+    "Cancellable",
+    "Standing",
+]
 
 # The watching thread goes away after so many seconds without a stream.
 _IDLE_SECONDS = 5.0
@@ -72,8 +81,16 @@ CALL_GROUP: Final[ContextVar[CallGroup | None]] = ContextVar("paramd_call_group"
 class Cancellable(Protocol):
     """A call of gRPC."""
 
-    def cancel(self) -> bool:
+    def cancel(self) -> object:
         """Ends it."""
+        ...
+
+
+class Standing(Protocol):
+    """Streams that stay open, with a call or without one."""
+
+    def end_standing(self, seconds: float) -> bool:
+        """Ends those that have no call, and waits for that; whether they have ended in time."""
         ...
 
 
@@ -84,17 +101,20 @@ class Attempt:
         moved: bytes that moved, in either direction.
         moved_at: when the last of them did (monotonic seconds).
         stall_limit: seconds without movement after which it is cut, or None.
-        ended_by: why this side ended it: '', 'fork', 'close', 'stall', 'cancel' or 'failure'.
+        give_up_at: when it is cut in any case (monotonic seconds), or None.
+        ended_by: why this side ended it: '', 'fork', 'close', 'stall', 'deadline', 'cancel' or
+            'failure'.
         failure: what the caller's own code raised while it made the messages.
     """
 
-    __slots__ = ("_bound", "_call", "_lock", "ended_by", "failure", "moved", "moved_at",
+    __slots__ = ("_call", "_lock", "ended_by", "failure", "give_up_at", "moved", "moved_at",
                  "stall_limit", "thread")  # fmt: skip
 
     def __init__(self, stall_limit: float | None) -> None:
         self.moved = 0
         self.moved_at = time.monotonic()
         self.stall_limit = stall_limit
+        self.give_up_at: float | None = None
         self.thread = threading.get_ident()
         self.ended_by = ""
         self.failure: BaseException | None = None
@@ -133,6 +153,8 @@ class Attempts:
         self._watcher: threading.Thread | None = None  # guarded by _changed
         # gRPC's threads that take messages of streams; guarded by _changed.
         self._senders: set[threading.Thread] = set()
+        self._standing: weakref.WeakSet[Standing] = weakref.WeakSet()  # guarded by _changed
+        self._watcher_wakes_at = 0.0  # guarded by _changed; monotonic seconds
 
     @property
     def closed(self) -> bool:
@@ -157,10 +179,7 @@ class Attempts:
                 raise SessionClosedError("the session is closed")
             self._active.add(attempt)
             if stall_limit is not None and self._watcher is None:
-                self._watcher = threading.Thread(
-                    target=self._watch, name="paramd-stall-watch", daemon=True
-                )
-                self._watcher.start()
+                self._start_watcher()
         try:
             yield attempt
         except BaseException:
@@ -210,17 +229,35 @@ class Attempts:
             self._senders = {each for each in self._senders if each.is_alive()}
             self._senders.add(thread)
 
-    def join_senders(self, seconds: float) -> bool:
-        """Waits until the threads that took messages have ended; False if some have not.
+    def limit(self, attempt: Attempt, seconds: float) -> None:
+        """Cuts an attempt off in so many seconds, if it is still under way then."""
+        with self._changed:
+            attempt.give_up_at = time.monotonic() + seconds
+            if self._watcher is None:
+                self._start_watcher()
+            elif attempt.give_up_at < self._watcher_wakes_at:
+                self._changed.notify_all()
 
-        They go on for a moment after their call has ended, inside of gRPC.
+    def add_standing(self, streams: Standing) -> None:
+        """Notes streams that are to end before a fork."""
+        with self._changed:
+            self._standing.add(streams)
+
+    def join_senders(self, seconds: float) -> bool:
+        """Ends standing streams, and waits until the threads that took messages have ended.
+
+        They go on for a moment after their call has ended, inside of gRPC. False if some have not
+        ended in time.
         """
         end = time.monotonic() + seconds
+        with self._changed:
+            standing = list(self._standing)
+        left = [each for each in standing if not each.end_standing(max(end - time.monotonic(), 0))]
         with self._changed:
             senders, self._senders = self._senders, set()
         for thread in senders:
             thread.join(max(end - time.monotonic(), 0))
-        return not any(thread.is_alive() for thread in senders)
+        return not left and not any(thread.is_alive() for thread in senders)
 
     def end_all(self, reason: str) -> None:
         """Ends every attempt of the other threads."""
@@ -238,23 +275,38 @@ class Attempts:
             for attempt in self._active:
                 attempt.end("close")
 
+    def _start_watcher(self) -> None:
+        self._watcher = threading.Thread(target=self._watch, name="paramd-stall-watch", daemon=True)
+        self._watcher.start()
+
     def _watch(self) -> None:
-        """Cuts stalled streams. A new stream never has to wake it: it wakes before its limit."""
+        """Cuts stalled streams, and what has a limit.
+
+        A new stream never has to wake it: it wakes before its stall limit.
+        """
         with self._changed:
             while True:
                 now = time.monotonic()
                 wake_in = _IDLE_SECONDS
                 watched = False
                 for attempt in self._active:
-                    if attempt.stall_limit is None:
-                        continue
-                    watched = True
-                    left = attempt.moved_at + attempt.stall_limit - now
-                    if left <= 0:
-                        attempt.end("stall")
-                    else:
-                        wake_in = min(wake_in, left)
+                    for reason, at in _limits(attempt):
+                        watched = True
+                        if at <= now:
+                            attempt.end(reason)
+                        else:
+                            wake_in = min(wake_in, at - now)
                 if self._closed or not watched:
                     self._watcher = None
                     return
-                self._changed.wait(max(wake_in, 0.01))
+                wake_in = max(wake_in, 0.01)
+                self._watcher_wakes_at = now + wake_in
+                self._changed.wait(wake_in)
+
+
+def _limits(attempt: Attempt) -> Iterator[tuple[str, float]]:
+    """Why and when an attempt is to be cut."""
+    if attempt.stall_limit is not None:
+        yield "stall", attempt.moved_at + attempt.stall_limit
+    if attempt.give_up_at is not None:
+        yield "deadline", attempt.give_up_at

@@ -193,7 +193,30 @@ class Calls:
             out: for each selector an array to receive into, or None for a new one. C-contiguous
                 ones are written to directly; of a call that fails, the contents are undefined.
         """
+        _check_out(selectors, out)
+        local = self._connection.local.values()
+        if local is not None and selectors:
+            found = local.get_data(selectors, current_context, out)
+            if found is not None:
+                return found
         return self._get("GetData", pb.GetDataRequest, selectors, current_context, out)
+
+    def get_values(
+        self,
+        selectors: Sequence[Selector],
+        current_context: Context,
+        *,
+        out: Sequence[Out | Place] | None = None,
+    ) -> list[TensorValue]:
+        """Pulls values as `get_data`, without what is said of them."""
+        _check_out(selectors, out)
+        local = self._connection.local.values()
+        if local is not None and selectors:
+            found = local.get(selectors, current_context, out)
+            if found is not None:
+                return found
+        received = self._get("GetData", pb.GetDataRequest, selectors, current_context, out)
+        return [value for _, value in received]
 
     def get_grad(
         self,
@@ -203,6 +226,7 @@ class Calls:
         out: Sequence[Out | Place] | None = None,
     ) -> Received:
         """Pulls gradient buffers, as `get_data`."""
+        _check_out(selectors, out)
         return self._get("GetGrad", pb.GetGradRequest, selectors, current_context, out)
 
     def _get(
@@ -214,8 +238,6 @@ class Calls:
         out: Sequence[Out | Place] | None,
     ) -> Received:
         names = [selector.name for selector in selectors]
-        if out is not None and len(out) != len(names):
-            raise InvalidArgumentError(f"{len(out)} arrays for {len(names)} values in out=")
         if not names:
             return []
         request = request_class(
@@ -355,6 +377,11 @@ class Calls:
                 f"{ids.dtype} of shape {ids.shape}",
                 parameter=name,
             )
+        local = self._connection.local.values()
+        if local is not None:
+            rows = local.take_rows(Selector(name, context), ids, current_context, out)
+            if rows is not None:
+                return rows
         return self.exchange_rows(
             name, ids, context, current_context, lambda: RowsReceiver(name, len(ids), out)
         )
@@ -433,6 +460,11 @@ class Calls:
         """Sends a changing request, with its operation."""
         with self._connection.operations.begin() as operation:
             return self._connection.unary(method, request, answer_class, operation=operation)
+
+
+def _check_out(selectors: Sequence[Selector], out: Sequence[Out | Place] | None) -> None:
+    if out is not None and len(out) != len(selectors):
+        raise InvalidArgumentError(f"{len(out)} arrays for {len(selectors)} values in out=")
 
 
 class _Summary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import weakref
 from typing import Any, Final
 
 import grpc
@@ -19,17 +19,31 @@ from paramd.errors import (
     ServerUnavailable,
     UnauthenticatedError,
 )
+from paramd.transport.attempts import Attempts
+from paramd.transport.call_stream_pool import CallStreamPool
+from paramd.transport.call_streams import StreamedMethod
 from paramd.transport.credentials import Credentials, Secrets
 from paramd.transport.handshake import Examiner
 from paramd.v1 import (
+    call_service_pb2,
     cluster_service_pb2,
     parameter_service_pb2,
     session_service_pb2,
     snapshot_service_pb2,
     training_service_pb2,
 )
+from paramd.wire.envelope import whole
 
 __all__ = ["Channel", "RenewableChannel", "grpc_target"]
+
+# Calls that go over open streams: those of training and serving, which are small or end soon. What
+# waits for others, takes long by its nature or is made once goes by itself.
+_STREAMED: Final = frozenset(
+    (
+        *("GetData", "GetGrad", "SetData", "SetGrad", "ZeroGrad", "PullRowSparse", "List"),
+        *("Step", "Update", "HoldSteps", "SetLearningRate"),
+    )
+)
 
 # sun_path of unix(7) has 108 bytes, one of them the final zero.
 _MAX_SOCKET_PATH: Final = 107
@@ -91,9 +105,13 @@ class Channel:
     Args:
         target: as `grpc_target` gives it.
         secrets: what secures it, and what it shows to the server; None for nothing.
+        attempts: those of the connection, for streams that stay open; None: each call goes by
+            itself.
     """
 
-    def __init__(self, target: str, secrets: Secrets | None = None) -> None:
+    def __init__(
+        self, target: str, secrets: Secrets | None = None, attempts: Attempts | None = None
+    ) -> None:
         secrets = secrets or Secrets()
         if secrets.tls:
             credentials = grpc.ssl_channel_credentials(secrets.ca, secrets.key, secrets.chain)
@@ -104,7 +122,13 @@ class Channel:
         else:
             self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self._metadata = (("authorization", f"Bearer {secrets.token}"),) if secrets.token else ()
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self._streams: CallStreamPool | None = None
+        if attempts is not None:
+            (streaming,) = call_service_pb2.DESCRIPTOR.services_by_name["CallService"].methods
+            self._streams = CallStreamPool(self._bind(streaming), attempts)
+            # A session that is dropped without having been closed leaves no streams behind.
+            weakref.finalize(self, self._streams.close)
+        self._methods: dict[str, _Method | StreamedMethod] = {}
         for module, service in (
             (parameter_service_pb2, "ParameterService"),
             (session_service_pb2, "SessionService"),
@@ -113,10 +137,14 @@ class Channel:
             (cluster_service_pb2, "ClusterService"),
         ):
             for method in module.DESCRIPTOR.services_by_name[service].methods:
-                self._methods[method.name] = self._bind(method)
+                bound = self._bind(method)
+                self._methods[method.name] = (
+                    StreamedMethod(_path_of(method), bound, self._streams)
+                    if self._streams is not None and method.name in _STREAMED
+                    else bound
+                )
 
-    def _bind(self, method: Any) -> Callable[..., Any]:
-        path = f"/{method.containing_service.full_name}/{method.name}"
+    def _bind(self, method: Any) -> _Method:
         # No SingleThreadedUnaryStream (15% of a 4 KB pull): a call of that kind that was cancelled
         # is never drained, and then every later fork leaves a child that hangs (grpcio 1.85).
         if method.client_streaming:
@@ -125,11 +153,14 @@ class Channel:
         else:
             streams = method.server_streaming
             bind = self._channel.unary_stream if streams else self._channel.unary_unary
-        bound: Callable[..., Any] = bind(path)
-        return _Authorized(bound, self._metadata) if self._metadata else bound
+        return _Method(bind(_path_of(method)), self._metadata, uploads=method.client_streaming)
 
     def method(self, name: str) -> Any:
-        """The multi-callable of an RPC, without serializers."""
+        """The multi-callable of an RPC, without serializers.
+
+        Where the requests are a stream, a view among them is a payload; it is valid until the next
+        one is asked for.
+        """
         return self._methods[name]
 
     def ask(self, path: str, request: bytes, timeout: float) -> bytes:
@@ -142,23 +173,36 @@ class Channel:
         answer: bytes = call(request, timeout=timeout)
         return answer
 
+    def retire(self) -> None:
+        """Lets the calls end that are under way, and keeps no stream open for others."""
+        if self._streams is not None:
+            self._streams.close()
+
     def close(self) -> None:
         """Ends all calls and the connection."""
+        self.retire()
         self._channel.close()
 
 
-class _Authorized:
-    """A multi-callable of gRPC that sends metadata with each call."""
+def _path_of(method: Any) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
 
-    def __init__(self, bound: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+
+class _Method:
+    """A multi-callable of gRPC that sends metadata with each call, and payloads as messages."""
+
+    def __init__(self, bound: Any, metadata: tuple[tuple[str, str], ...], *, uploads: bool) -> None:
         self._bound = bound
-        self._metadata = metadata
+        self._metadata = metadata or None
+        self._uploads = uploads
 
     def __call__(self, request: Any, timeout: float | None = None) -> Any:
-        return self._bound(request, timeout=timeout, metadata=self._metadata)
+        sent = map(whole, request) if self._uploads else request
+        return self._bound(sent, timeout=timeout, metadata=self._metadata)
 
     def future(self, request: Any, timeout: float | None = None) -> Any:
-        return self._bound.future(request, timeout=timeout, metadata=self._metadata)
+        sent = map(whole, request) if self._uploads else request
+        return self._bound.future(sent, timeout=timeout, metadata=self._metadata)
 
 
 class RenewableChannel:
@@ -170,14 +214,18 @@ class RenewableChannel:
     Args:
         target: as `grpc_target` gives it.
         credentials: where the secrets are.
+        attempts: as of `Channel`.
 
     Attributes:
         served: set when the server has answered: then it is not TLS that this side lacks.
     """
 
-    def __init__(self, target: str, credentials: Credentials) -> None:
+    def __init__(
+        self, target: str, credentials: Credentials, attempts: Attempts | None = None
+    ) -> None:
         self._target = target
         self._credentials = credentials
+        self._attempts = attempts
         self._examiner = Examiner(target)
         self.served = False
         self._lock = threading.Lock()
@@ -203,7 +251,7 @@ class RenewableChannel:
                 raise ValueError("the channel is closed")
             if self._channel is None:
                 self._secrets = self._credentials.load()
-                self._channel = Channel(self._target, self._secrets)
+                self._channel = Channel(self._target, self._secrets, self._attempts)
             return self._channel.method(name)
 
     def move(self, target: str) -> None:
@@ -218,7 +266,7 @@ class RenewableChannel:
             self._target, self._examiner = target, Examiner(target)
             self.served = False
             if self._channel is not None:
-                self._retired.append(self._channel)
+                self._retire(self._channel)
             self._channel = None
 
     def renewed_after(self, failure: ParamdError, used: Secrets | None, seconds: float) -> bool:
@@ -261,9 +309,14 @@ class RenewableChannel:
                 return False
             if secrets == self._secrets:
                 return False
-            self._retired.append(self._channel)
-            self._secrets, self._channel = secrets, Channel(self._target, secrets)
+            self._retire(self._channel)
+            self._secrets = secrets
+            self._channel = Channel(self._target, secrets, self._attempts)
             return True
+
+    def _retire(self, channel: Channel) -> None:
+        channel.retire()
+        self._retired.append(channel)
 
     def close(self) -> None:
         """Ends all calls and the connections. Closing twice is the same."""

@@ -22,12 +22,15 @@ from paramd.errors import (
 )
 from paramd.transport import fork_support, forks
 from paramd.transport.attempts import Attempt, Attempts, CallCancelledError
+from paramd.transport.call_streams import StreamCall
 from paramd.transport.channel import RenewableChannel, grpc_target
 from paramd.transport.credentials import Credentials
+from paramd.transport.local.access import LocalAccess
 from paramd.transport.operations import Operation, ProcessOperations
 from paramd.transport.requests import Requests
 from paramd.transport.retry import Backoff, RetryPolicy, error_of, is_retried
 from paramd.v1 import session_service_pb2
+from paramd.wire.envelope import Payload
 from paramd.wire.protocol import PROTOCOL
 
 __all__ = ["Connection", "ConnectionOptions", "Receiver"]
@@ -56,6 +59,8 @@ class ConnectionOptions:
         client_version: for the server's log.
         retry: the pauses between attempts.
         credentials: TLS and the token.
+        transport: 'auto', 'tcp' or 'shm': whether values may, or must, be read in the memory of a
+            server of this host.
     """
 
     timeout: float = 30.0
@@ -64,13 +69,14 @@ class ConnectionOptions:
     client_version: str = ""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     credentials: Credentials = field(default_factory=Credentials)
+    transport: str = "auto"
 
 
 class Receiver(Protocol[R_co]):
     """Takes the messages of one answer."""
 
-    def feed(self, message: bytes) -> None:
-        """Takes the next message."""
+    def feed(self, message: Any) -> None:
+        """Takes the next message: bytes, or from an open stream a view of one's payload alone."""
         ...
 
     def finish(self) -> R_co:
@@ -92,6 +98,9 @@ class Connection:
         operations: of the session, where it has several connections.
         locate: gives the address of the server; asked when it cannot be reached. None: that of the
             target for ever.
+
+    Attributes:
+        local: the server's memory, where it is shared with this process.
     """
 
     def __init__(
@@ -116,18 +125,25 @@ class Connection:
         # Set when the session says its last words: what fails for them fails because it closes.
         self.closing = False
         self._begin()
+        self.local = LocalAccess(
+            options.transport,
+            target,
+            socket_name=self._local_socket,
+            authorization=self._authorization,
+        )
         forks.watch_forks(self)
 
     def _begin(self) -> None:
         self.operations = self._operations.get()
         self.attempts = Attempts()
-        self._channel = RenewableChannel(self._grpc_target, self._credentials)
+        self._channel = RenewableChannel(self._grpc_target, self._credentials, self.attempts)
         self._greeted: session_service_pb2.HelloResponse | None = None
 
     def start_over_in_child(self, *, quiet: bool) -> None:
         """Forgets the parent's identity, operations and channel."""
         closed = self.attempts.closed
         self._begin()
+        self.local.start_over_in_child()
         if closed:
             self.attempts.close()
         if not fork_support.ENABLED:
@@ -144,6 +160,7 @@ class Connection:
     def close(self) -> None:
         """Ends every call with SessionClosedError. Closing twice is the same."""
         self.attempts.close()
+        self.local.close()
         self._channel.close()
 
     def hello(self) -> session_service_pb2.HelloResponse:
@@ -153,6 +170,13 @@ class Connection:
     def greeted(self) -> session_service_pb2.HelloResponse:
         """What the server said when it was greeted last; greets it where that is still to come."""
         return self._greeted or self.hello()
+
+    def _local_socket(self) -> str | None:
+        return None if self._greeted is None else self._greeted.local_socket
+
+    def _authorization(self) -> str:
+        secrets = self._channel.secrets
+        return f"Bearer {secrets.token}" if secrets is not None and secrets.token else ""
 
     def unary(
         self,
@@ -208,7 +232,7 @@ class Connection:
         return self._run(method, send, self.options.timeout, self.options.stall_timeout)
 
     def upload(
-        self, method: str, messages: Callable[[], Iterator[bytes]], response_class: type[M]
+        self, method: str, messages: Callable[[], Iterator[Payload]], response_class: type[M]
     ) -> M:
         """A call with a stream of requests, made anew for each attempt, and one answer."""
 
@@ -223,7 +247,7 @@ class Connection:
     def exchange(
         self,
         method: str,
-        messages: Callable[[], Iterator[bytes]],
+        messages: Callable[[], Iterator[Payload]],
         receiver: Callable[[ExitStack], Receiver[T]],
     ) -> T:
         """A call with streams both ways, which a retry starts from the front."""
@@ -315,6 +339,8 @@ class Connection:
             return self._closed_error()
         if attempt.ended_by == "cancel":
             raise CallCancelledError from None
+        if attempt.ended_by == "deadline":
+            return self._late(method, limit)
         if attempt.ended_by == "stall":
             return StalledError(
                 f"{method} at {self.target}: nothing moved for {attempt.stall_limit:g} s "
@@ -328,10 +354,13 @@ class Connection:
             # The session has just left the workers, and takes no more calls.
             return self._closed_error()
         if isinstance(failure, DeadlineExceededError):
-            return DeadlineExceededError(
-                f"{method}: no answer from {self.target} within {limit:g} s (timeout)"
-            )
+            return self._late(method, limit)
         return failure
+
+    def _late(self, method: str, limit: float) -> DeadlineExceededError:
+        return DeadlineExceededError(
+            f"{method}: no answer from {self.target} within {limit:g} s (timeout)"
+        )
 
     def _closed_error(self) -> SessionClosedError:
         return SessionClosedError(f"the session with {self.target} was closed")
@@ -339,7 +368,7 @@ class Connection:
     def _method(self, name: str) -> Any:
         if self.attempts.closed:
             raise self._closed_error()
-        return self._channel.method(name)
+        return self.local.method(name, self._channel.method(name))
 
     def _encode(self, method: str, request: Message) -> bytes:
         data = request.SerializeToString()
@@ -361,6 +390,9 @@ class Connection:
         # A future, because another thread can cancel it, unlike a blocking call.
         call = self._method(method).future(self._encode(method, request), timeout=seconds)
         attempt.bind(call)
+        if isinstance(call, StreamCall):
+            # Of its own it has no deadline, since the stream has none.
+            self.attempts.limit(attempt, seconds)
         return _parse(call.result(), response_class)
 
     def _greet(self, attempt: Attempt, seconds: float) -> session_service_pb2.HelloResponse:
@@ -386,7 +418,7 @@ def _parse(data: bytes, message_class: type[M]) -> M:
 
 
 def _receive(
-    call: Iterator[bytes], attempt: Attempt, make_receiver: Callable[[ExitStack], Receiver[T]]
+    call: Iterator[Payload], attempt: Attempt, make_receiver: Callable[[ExitStack], Receiver[T]]
 ) -> T:
     with ExitStack() as stack:
         receiver = make_receiver(stack)

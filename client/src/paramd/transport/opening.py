@@ -78,11 +78,14 @@ class Servers:
 
         Raises:
             ClusterMismatchError: where they are not all the shards of one cluster in their order.
+            TransportUnavailableError: where shared memory is asked for, and there is none.
         """
         if self._shards is None:
             self.coordinator.hello()
         else:
             self._shards.hello()
+        for connection in self._connections:
+            connection.local.require()
 
     def begin_closing(self) -> None:
         """Says that what fails from now on fails because the session closes."""

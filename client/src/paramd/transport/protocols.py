@@ -141,6 +141,16 @@ class SessionCalls(Protocol):
         """Pulls values."""
         ...
 
+    def get_values(
+        self,
+        selectors: Sequence[Selector],
+        current_context: Context,
+        *,
+        out: Sequence[Out] | None = None,
+    ) -> list[TensorValue]:
+        """Pulls values, and nothing of what is said of them."""
+        ...
+
     def get_grad(
         self,
         selectors: Sequence[Selector],

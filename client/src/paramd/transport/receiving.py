@@ -21,8 +21,9 @@ from paramd.files import RowSparseRows
 from paramd.spec import TensorHead
 from paramd.transport.records import TensorValue
 from paramd.v1 import parameter_service_pb2 as pb
-from paramd.wire.envelope import decode_data
-from paramd.wire.tensors import TensorReceiver, byte_view, head_from_wire
+from paramd.wire.envelope import Payload, decode_data
+from paramd.wire.tensor_receiver import TensorReceiver
+from paramd.wire.tensors import byte_view, head_from_wire
 
 __all__ = [
     "Out",
@@ -135,18 +136,21 @@ class TensorsReceiver:
         ]
         self._has_out = [outs is not None and out is not None for out in (outs or names)]
         self._results: list[tuple[TensorHead, TensorValue]] = []
-        self._rows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
+        self._num_placed = 0
+        # By the place of a tensor among the names.
+        self._rows: dict[int, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
         self._receiver = TensorReceiver(message_class, self._place, complete=self._complete)
         self.feed = self._receiver.feed
 
     def _place(self, head: TensorHead) -> Sequence[memoryview]:
-        index = len(self._results)
+        index = self._num_placed
         if index >= len(self._names) or head.name != self._names[index]:
             expected = repr(self._names[index]) if index < len(self._names) else "the end"
             raise InvalidStreamError(
                 f"the server sent parameter {head.name!r} where {expected} was expected",
                 parameter=head.name,
             )
+        self._num_placed += 1
         if head.stype == "default":
             return [self._outs[index].open(head.shape, head.dtype)]
         if self._has_out[index]:
@@ -156,16 +160,16 @@ class TensorsReceiver:
             )
         ids = np.empty(head.num_rows, np.dtype("<i8"))
         rows = np.empty((head.num_rows, *head.shape[1:]), head.dtype)
-        self._rows = (ids, rows)
+        self._rows[index] = (ids, rows)
         return [byte_view(ids), byte_view(rows)]
 
     def _complete(self, head: TensorHead) -> None:
         value: TensorValue
+        index = len(self._results)
         if head.stype == "default":
-            value = self._outs[len(self._results)].complete()
+            value = self._outs[index].complete()
         else:
-            assert self._rows is not None
-            ids, rows = self._rows
+            ids, rows = self._rows.pop(index)
             _check_ids(head, ids)
             value = RowSparseRows(ids, rows, head.shape)
         self._results.append((head, value))
@@ -198,9 +202,9 @@ def _check_ids(head: TensorHead, ids: np.ndarray[Any, Any]) -> None:
         )
 
 
-def payload_of(message: bytes, message_class: type[Any]) -> tuple[memoryview | None, Any]:
+def payload_of(message: Payload, message_class: type[Any]) -> tuple[memoryview | None, Any]:
     """The payload of a data message, or the parsed message of another kind."""
-    payload = decode_data(message)
+    payload = message if isinstance(message, memoryview) else decode_data(message)
     if payload is not None:
         return payload, None
     try:
@@ -231,7 +235,7 @@ class RowsReceiver:
         self._target = memoryview(b"")
         self._filled = 0
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: Payload) -> None:
         """Takes the header, then rows."""
         payload, parsed = payload_of(message, pb.PullRowSparseResponse)
         if payload is None:
@@ -282,7 +286,7 @@ class SaveReceiver:
         self._next = 0
         self._missing = 0
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: Payload) -> None:
         """Takes the next message."""
         payload, parsed = payload_of(message, pb.SaveResponse)
         if payload is not None:

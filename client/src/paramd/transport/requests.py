@@ -1,4 +1,4 @@
-"""The sending side of a stream: what gRPC's thread takes messages from."""
+"""The sending side of a stream: what gRPC's thread, or the caller's, takes messages from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from paramd.transport.attempts import Attempt, Attempts, Cancellable
+from paramd.wire.envelope import Payload
 
 __all__ = ["Requests"]
 
@@ -15,7 +16,7 @@ _STOP_SECONDS = 5.0
 
 
 class Requests:
-    """Gives messages to gRPC, and notes when they move.
+    """Gives messages to gRPC or to an open stream, and notes when they move.
 
     gRPC asks for a message when the one before has been sent. What making one raises must neither
     end the stream as if it were complete, which would commit half a write, nor reach gRPC, which
@@ -27,14 +28,15 @@ class Requests:
         attempts: told which thread takes them.
     """
 
-    def __init__(self, messages: Iterator[bytes], attempt: Attempt, attempts: Attempts) -> None:
+    def __init__(self, messages: Iterator[Payload], attempt: Attempt, attempts: Attempts) -> None:
         self._attempts = attempts
         self._messages = messages
         self._attempt = attempt
         self._lock = threading.Lock()
         self._stopped = False  # guarded by _lock
         self._bound = threading.Event()
-        self._sender: threading.Thread | None = None
+        # What the caller's own thread takes is the first part of a call on an open stream.
+        self._sender = threading.get_ident()
 
     def bind(self, call: Cancellable) -> None:
         """Says which call takes the messages."""
@@ -44,10 +46,10 @@ class Requests:
     def __iter__(self) -> Requests:
         return self
 
-    def __next__(self) -> bytes:
-        if self._sender is None:
-            self._sender = threading.current_thread()
-            self._attempts.note_sender(self._sender)
+    def __next__(self) -> Payload:
+        if self._sender != threading.get_ident():
+            self._sender = threading.get_ident()
+            self._attempts.note_sender(threading.current_thread())
         with self._lock:
             if self._stopped:
                 raise StopIteration

@@ -85,8 +85,8 @@ def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
     return head, parts
 
 
-def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
-    """The messages of tensors, then the end of the stream.
+def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[Any]:
+    """The messages of tensors (`Payload`), then the end of the stream.
 
     Args:
         writes: the tensors; one at a time is taken.
@@ -96,8 +96,8 @@ def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> I
     yield message_class(end=tensor_pb2.StreamEnd()).SerializeToString()
 
 
-def unended_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[bytes]:
-    """The messages of tensors, without the end of the stream."""
+def unended_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[Any]:
+    """The messages of tensors (`Payload`), without the end of the stream."""
     yield from tensor_messages(map(_parts, writes), message_class)
 
 

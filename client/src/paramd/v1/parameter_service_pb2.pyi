@@ -131,28 +131,32 @@ class GetDataRequest(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSelector, _Mapping]]] = ..., current_context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ...) -> None: ...
 
 class GetDataResponse(_message.Message):
-    __slots__ = ("header", "data", "pack")
+    __slots__ = ("header", "data", "pack", "heads")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    heads: _tensor_pb2.TensorHeads
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ...) -> None: ...
 
 class SetDataRequest(_message.Message):
-    __slots__ = ("header", "data", "open", "end", "pack")
+    __slots__ = ("header", "data", "open", "end", "pack", "heads")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: SetDataOpen
     end: _tensor_pb2.StreamEnd
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetDataOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    heads: _tensor_pb2.TensorHeads
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetDataOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ...) -> None: ...
 
 class SetDataOpen(_message.Message):
     __slots__ = ("operation", "initialize", "force_reinit", "contexts")
@@ -181,28 +185,32 @@ class GetGradRequest(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSelector, _Mapping]]] = ..., current_context: _Optional[_Union[_tensor_pb2.Context, _Mapping]] = ...) -> None: ...
 
 class GetGradResponse(_message.Message):
-    __slots__ = ("header", "data", "pack")
+    __slots__ = ("header", "data", "pack", "heads")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    heads: _tensor_pb2.TensorHeads
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ...) -> None: ...
 
 class SetGradRequest(_message.Message):
-    __slots__ = ("header", "data", "open", "end", "pack")
+    __slots__ = ("header", "data", "open", "end", "pack", "heads")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: SetGradOpen
     end: _tensor_pb2.StreamEnd
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetGradOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    heads: _tensor_pb2.TensorHeads
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[SetGradOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ...) -> None: ...
 
 class SetGradOpen(_message.Message):
     __slots__ = ("operation", "current_context")
@@ -349,18 +357,20 @@ class SaveSummary(_message.Message):
     def __init__(self, num_tensors: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
-    __slots__ = ("header", "data", "open", "end", "pack")
+    __slots__ = ("header", "data", "open", "end", "pack", "heads")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: LoadOpen
     end: _tensor_pb2.StreamEnd
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    heads: _tensor_pb2.TensorHeads
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ...) -> None: ...
 
 class LoadOpen(_message.Message):
     __slots__ = ("operation", "names", "contexts", "allow_missing", "ignore_extra", "restore_prefix", "cast_dtype", "dtype_source", "source", "path", "file_names")

@@ -16,51 +16,51 @@ from paramd.v1 import parameter_pb2 as paramd_dot_v1_dot_parameter__pb2
 from paramd.v1 import tensor_pb2 as paramd_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fparamd/v1/session_service.proto\x12\tparamd.v1\x1a\x19paramd/v1/parameter.proto\x1a\x16paramd/v1/tensor.proto\"Z\n\x0cHelloRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\x0c\x12\x0e\n\x06worker\x18\x04 \x01(\t\"\xac\x01\n\rHelloResponse\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x06\x12\x10\n\x08num_gpus\x18\x04 \x01(\x05\x12+\n\x0c\x64\x65vice_types\x18\x05 \x03(\x0e\x32\x15.paramd.v1.DeviceType\x12#\n\x07\x63luster\x18\x06 \x01(\x0b\x32\x12.paramd.v1.Cluster\"d\n\x07\x43luster\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x16\n\x0esplit_elements\x18\x04 \x01(\x03\x12\x12\n\ngeneration\x18\x05 \x01(\x06\"\x12\n\x10GetStatusRequest\"\xe8\x02\n\x11GetStatusResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x11\n\tuptime_ms\x18\x03 \x01(\x03\x12\x16\n\x0enum_parameters\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x06 \x01(\x03\x12(\n\x07workers\x18\x07 \x03(\x0b\x32\x17.paramd.v1.WorkerStatus\x12\x10\n\x08num_gpus\x18\x08 \x01(\x05\x12\x15\n\rnum_snapshots\x18\t \x01(\x04\x12\x1c\n\x14num_failed_snapshots\x18\n \x01(\x04\x12\x15\n\rlast_snapshot\x18\x0b \x01(\x04\x12\x1d\n\x15last_snapshot_created\x18\x0c \x01(\x01\x12(\n\x07\x64\x65vices\x18\r \x03(\x0b\x32\x17.paramd.v1.DeviceStatus\"\x88\x01\n\x0c\x44\x65viceStatus\x12#\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x12.paramd.v1.Context\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x04 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x03\"`\n\x0cWorkerStatus\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\x0c\x12\x12\n\nnum_pushes\x18\x03 \x01(\x03\x12\x1a\n\x12num_pushed_tensors\x18\x04 \x01(\x03\"\x8e\x01\n\x0bOnceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.paramd.v1.OnceAction\x12\'\n\toperation\x18\x03 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x10\n\x08lease_ms\x18\x04 \x01(\x03\x12\x0f\n\x07wait_ms\x18\x05 \x01(\x03\"3\n\x0cOnceResponse\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.paramd.v1.OnceState\"A\n\x0bJoinRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"1\n\x0cJoinResponse\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\"$\n\x10HeartbeatRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\"6\n\x11HeartbeatResponse\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\" \n\x0cLeaveRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\"\x0f\n\rLeaveResponse\"|\n\x0e\x42\x61rrierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\x12\'\n\toperation\x18\x03 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07wait_ms\x18\x04 \x01(\x03\x12\r\n\x05leave\x18\x05 \x01(\x08\"C\n\x0f\x42\x61rrierResponse\x12\x0c\n\x04open\x18\x01 \x01(\x08\x12\x13\n\x0bnum_arrived\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\r*\x8a\x01\n\nOnceAction\x12\x1b\n\x17ONCE_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11ONCE_ACTION_CLAIM\x10\x01\x12\x18\n\x14ONCE_ACTION_COMPLETE\x10\x02\x12\x17\n\x13ONCE_ACTION_ABANDON\x10\x03\x12\x15\n\x11ONCE_ACTION_RENEW\x10\x04*~\n\tOnceState\x12\x1a\n\x16ONCE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12ONCE_STATE_CLAIMED\x10\x01\x12\x13\n\x0fONCE_STATE_BUSY\x10\x02\x12\x13\n\x0fONCE_STATE_DONE\x10\x03\x12\x13\n\x0fONCE_STATE_OPEN\x10\x04\x32\xcc\x03\n\x0eSessionService\x12:\n\x05Hello\x12\x17.paramd.v1.HelloRequest\x1a\x18.paramd.v1.HelloResponse\x12\x46\n\tGetStatus\x12\x1b.paramd.v1.GetStatusRequest\x1a\x1c.paramd.v1.GetStatusResponse\x12\x37\n\x04Once\x12\x16.paramd.v1.OnceRequest\x1a\x17.paramd.v1.OnceResponse\x12\x37\n\x04Join\x12\x16.paramd.v1.JoinRequest\x1a\x17.paramd.v1.JoinResponse\x12\x46\n\tHeartbeat\x12\x1b.paramd.v1.HeartbeatRequest\x1a\x1c.paramd.v1.HeartbeatResponse\x12:\n\x05Leave\x12\x17.paramd.v1.LeaveRequest\x1a\x18.paramd.v1.LeaveResponse\x12@\n\x07\x42\x61rrier\x12\x19.paramd.v1.BarrierRequest\x1a\x1a.paramd.v1.BarrierResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fparamd/v1/session_service.proto\x12\tparamd.v1\x1a\x19paramd/v1/parameter.proto\x1a\x16paramd/v1/tensor.proto\"Z\n\x0cHelloRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\x0c\x12\x0e\n\x06worker\x18\x04 \x01(\t\"\xc2\x01\n\rHelloResponse\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x06\x12\x10\n\x08num_gpus\x18\x04 \x01(\x05\x12+\n\x0c\x64\x65vice_types\x18\x05 \x03(\x0e\x32\x15.paramd.v1.DeviceType\x12#\n\x07\x63luster\x18\x06 \x01(\x0b\x32\x12.paramd.v1.Cluster\x12\x14\n\x0clocal_socket\x18\x07 \x01(\t\"d\n\x07\x43luster\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x16\n\x0esplit_elements\x18\x04 \x01(\x03\x12\x12\n\ngeneration\x18\x05 \x01(\x06\"\x12\n\x10GetStatusRequest\"\xe8\x02\n\x11GetStatusResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\x11\n\tuptime_ms\x18\x03 \x01(\x03\x12\x16\n\x0enum_parameters\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x06 \x01(\x03\x12(\n\x07workers\x18\x07 \x03(\x0b\x32\x17.paramd.v1.WorkerStatus\x12\x10\n\x08num_gpus\x18\x08 \x01(\x05\x12\x15\n\rnum_snapshots\x18\t \x01(\x04\x12\x1c\n\x14num_failed_snapshots\x18\n \x01(\x04\x12\x15\n\rlast_snapshot\x18\x0b \x01(\x04\x12\x1d\n\x15last_snapshot_created\x18\x0c \x01(\x01\x12(\n\x07\x64\x65vices\x18\r \x03(\x0b\x32\x17.paramd.v1.DeviceStatus\"\x88\x01\n\x0c\x44\x65viceStatus\x12#\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x12.paramd.v1.Context\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x04 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x03\"`\n\x0cWorkerStatus\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\x0c\x12\x12\n\nnum_pushes\x18\x03 \x01(\x03\x12\x1a\n\x12num_pushed_tensors\x18\x04 \x01(\x03\"\x8e\x01\n\x0bOnceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x15.paramd.v1.OnceAction\x12\'\n\toperation\x18\x03 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x10\n\x08lease_ms\x18\x04 \x01(\x03\x12\x0f\n\x07wait_ms\x18\x05 \x01(\x03\"3\n\x0cOnceResponse\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.paramd.v1.OnceState\"A\n\x0bJoinRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"1\n\x0cJoinResponse\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\"$\n\x10HeartbeatRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\"6\n\x11HeartbeatResponse\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\" \n\x0cLeaveRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\"\x0f\n\rLeaveResponse\"|\n\x0e\x42\x61rrierRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bnum_workers\x18\x02 \x01(\r\x12\'\n\toperation\x18\x03 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07wait_ms\x18\x04 \x01(\x03\x12\r\n\x05leave\x18\x05 \x01(\x08\"C\n\x0f\x42\x61rrierResponse\x12\x0c\n\x04open\x18\x01 \x01(\x08\x12\x13\n\x0bnum_arrived\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\r*\x8a\x01\n\nOnceAction\x12\x1b\n\x17ONCE_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11ONCE_ACTION_CLAIM\x10\x01\x12\x18\n\x14ONCE_ACTION_COMPLETE\x10\x02\x12\x17\n\x13ONCE_ACTION_ABANDON\x10\x03\x12\x15\n\x11ONCE_ACTION_RENEW\x10\x04*~\n\tOnceState\x12\x1a\n\x16ONCE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12ONCE_STATE_CLAIMED\x10\x01\x12\x13\n\x0fONCE_STATE_BUSY\x10\x02\x12\x13\n\x0fONCE_STATE_DONE\x10\x03\x12\x13\n\x0fONCE_STATE_OPEN\x10\x04\x32\xcc\x03\n\x0eSessionService\x12:\n\x05Hello\x12\x17.paramd.v1.HelloRequest\x1a\x18.paramd.v1.HelloResponse\x12\x46\n\tGetStatus\x12\x1b.paramd.v1.GetStatusRequest\x1a\x1c.paramd.v1.GetStatusResponse\x12\x37\n\x04Once\x12\x16.paramd.v1.OnceRequest\x1a\x17.paramd.v1.OnceResponse\x12\x37\n\x04Join\x12\x16.paramd.v1.JoinRequest\x1a\x17.paramd.v1.JoinResponse\x12\x46\n\tHeartbeat\x12\x1b.paramd.v1.HeartbeatRequest\x1a\x1c.paramd.v1.HeartbeatResponse\x12:\n\x05Leave\x12\x17.paramd.v1.LeaveRequest\x1a\x18.paramd.v1.LeaveResponse\x12@\n\x07\x42\x61rrier\x12\x19.paramd.v1.BarrierRequest\x1a\x1a.paramd.v1.BarrierResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paramd.v1.session_service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_ONCEACTION']._serialized_start=1743
-  _globals['_ONCEACTION']._serialized_end=1881
-  _globals['_ONCESTATE']._serialized_start=1883
-  _globals['_ONCESTATE']._serialized_end=2009
+  _globals['_ONCEACTION']._serialized_start=1765
+  _globals['_ONCEACTION']._serialized_end=1903
+  _globals['_ONCESTATE']._serialized_start=1905
+  _globals['_ONCESTATE']._serialized_end=2031
   _globals['_HELLOREQUEST']._serialized_start=97
   _globals['_HELLOREQUEST']._serialized_end=187
   _globals['_HELLORESPONSE']._serialized_start=190
-  _globals['_HELLORESPONSE']._serialized_end=362
-  _globals['_CLUSTER']._serialized_start=364
-  _globals['_CLUSTER']._serialized_end=464
-  _globals['_GETSTATUSREQUEST']._serialized_start=466
-  _globals['_GETSTATUSREQUEST']._serialized_end=484
-  _globals['_GETSTATUSRESPONSE']._serialized_start=487
-  _globals['_GETSTATUSRESPONSE']._serialized_end=847
-  _globals['_DEVICESTATUS']._serialized_start=850
-  _globals['_DEVICESTATUS']._serialized_end=986
-  _globals['_WORKERSTATUS']._serialized_start=988
-  _globals['_WORKERSTATUS']._serialized_end=1084
-  _globals['_ONCEREQUEST']._serialized_start=1087
-  _globals['_ONCEREQUEST']._serialized_end=1229
-  _globals['_ONCERESPONSE']._serialized_start=1231
-  _globals['_ONCERESPONSE']._serialized_end=1282
-  _globals['_JOINREQUEST']._serialized_start=1284
-  _globals['_JOINREQUEST']._serialized_end=1349
-  _globals['_JOINRESPONSE']._serialized_start=1351
-  _globals['_JOINRESPONSE']._serialized_end=1400
-  _globals['_HEARTBEATREQUEST']._serialized_start=1402
-  _globals['_HEARTBEATREQUEST']._serialized_end=1438
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1440
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1494
-  _globals['_LEAVEREQUEST']._serialized_start=1496
-  _globals['_LEAVEREQUEST']._serialized_end=1528
-  _globals['_LEAVERESPONSE']._serialized_start=1530
-  _globals['_LEAVERESPONSE']._serialized_end=1545
-  _globals['_BARRIERREQUEST']._serialized_start=1547
-  _globals['_BARRIERREQUEST']._serialized_end=1671
-  _globals['_BARRIERRESPONSE']._serialized_start=1673
-  _globals['_BARRIERRESPONSE']._serialized_end=1740
-  _globals['_SESSIONSERVICE']._serialized_start=2012
-  _globals['_SESSIONSERVICE']._serialized_end=2472
+  _globals['_HELLORESPONSE']._serialized_end=384
+  _globals['_CLUSTER']._serialized_start=386
+  _globals['_CLUSTER']._serialized_end=486
+  _globals['_GETSTATUSREQUEST']._serialized_start=488
+  _globals['_GETSTATUSREQUEST']._serialized_end=506
+  _globals['_GETSTATUSRESPONSE']._serialized_start=509
+  _globals['_GETSTATUSRESPONSE']._serialized_end=869
+  _globals['_DEVICESTATUS']._serialized_start=872
+  _globals['_DEVICESTATUS']._serialized_end=1008
+  _globals['_WORKERSTATUS']._serialized_start=1010
+  _globals['_WORKERSTATUS']._serialized_end=1106
+  _globals['_ONCEREQUEST']._serialized_start=1109
+  _globals['_ONCEREQUEST']._serialized_end=1251
+  _globals['_ONCERESPONSE']._serialized_start=1253
+  _globals['_ONCERESPONSE']._serialized_end=1304
+  _globals['_JOINREQUEST']._serialized_start=1306
+  _globals['_JOINREQUEST']._serialized_end=1371
+  _globals['_JOINRESPONSE']._serialized_start=1373
+  _globals['_JOINRESPONSE']._serialized_end=1422
+  _globals['_HEARTBEATREQUEST']._serialized_start=1424
+  _globals['_HEARTBEATREQUEST']._serialized_end=1460
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1462
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1516
+  _globals['_LEAVEREQUEST']._serialized_start=1518
+  _globals['_LEAVEREQUEST']._serialized_end=1550
+  _globals['_LEAVERESPONSE']._serialized_start=1552
+  _globals['_LEAVERESPONSE']._serialized_end=1567
+  _globals['_BARRIERREQUEST']._serialized_start=1569
+  _globals['_BARRIERREQUEST']._serialized_end=1693
+  _globals['_BARRIERRESPONSE']._serialized_start=1695
+  _globals['_BARRIERRESPONSE']._serialized_end=1762
+  _globals['_SESSIONSERVICE']._serialized_start=2034
+  _globals['_SESSIONSERVICE']._serialized_end=2494
 # @@protoc_insertion_point(module_scope)

@@ -47,20 +47,22 @@ class HelloRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., client_version: _Optional[str] = ..., identity: _Optional[bytes] = ..., worker: _Optional[str] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("protocol", "server_version", "epoch", "num_gpus", "device_types", "cluster")
+    __slots__ = ("protocol", "server_version", "epoch", "num_gpus", "device_types", "cluster", "local_socket")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NUM_GPUS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_TYPES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_SOCKET_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     server_version: str
     epoch: int
     num_gpus: int
     device_types: _containers.RepeatedScalarFieldContainer[_tensor_pb2.DeviceType]
     cluster: Cluster
-    def __init__(self, protocol: _Optional[int] = ..., server_version: _Optional[str] = ..., epoch: _Optional[int] = ..., num_gpus: _Optional[int] = ..., device_types: _Optional[_Iterable[_Union[_tensor_pb2.DeviceType, str]]] = ..., cluster: _Optional[_Union[Cluster, _Mapping]] = ...) -> None: ...
+    local_socket: str
+    def __init__(self, protocol: _Optional[int] = ..., server_version: _Optional[str] = ..., epoch: _Optional[int] = ..., num_gpus: _Optional[int] = ..., device_types: _Optional[_Iterable[_Union[_tensor_pb2.DeviceType, str]]] = ..., cluster: _Optional[_Union[Cluster, _Mapping]] = ..., local_socket: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
     __slots__ = ("id", "shard", "num_shards", "split_elements", "generation")

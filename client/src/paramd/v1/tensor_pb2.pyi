@@ -170,6 +170,12 @@ class PackedTensor(_message.Message):
     data: bytes
     def __init__(self, header: _Optional[_Union[TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
+class TensorHeads(_message.Message):
+    __slots__ = ("headers",)
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    headers: _containers.RepeatedCompositeFieldContainer[TensorHeader]
+    def __init__(self, headers: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ...) -> None: ...
+
 class StreamEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -18,15 +18,15 @@ from paramd.v1 import tensor_pb2 as paramd_dot_v1_dot_tensor__pb2
 from paramd.v1 import trainer_pb2 as paramd_dot_v1_dot_trainer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paramd/v1/training_service.proto\x12\tparamd.v1\x1a\x19paramd/v1/parameter.proto\x1a!paramd/v1/parameter_service.proto\x1a\x16paramd/v1/tensor.proto\x1a\x17paramd/v1/trainer.proto\"`\n\x15\x44\x65\x63lareTrainerRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.paramd.v1.TrainerSpec\x12\x11\n\telsewhere\x18\x02 \x03(\t\x12\x0e\n\x06shards\x18\x03 \x03(\r\"A\n\x16\x44\x65\x63lareTrainerResponse\x12\'\n\x07trainer\x18\x01 \x01(\x0b\x32\x16.paramd.v1.TrainerInfo\"8\n\x13ListTrainersRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x14ListTrainersResponse\x12(\n\x08trainers\x18\x01 \x03(\x0b\x32\x16.paramd.v1.TrainerInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x14\x44\x65leteTrainerRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteTrainerResponse\"7\n\x12JoinTrainerRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"G\n\x13JoinTrainerResponse\x12\r\n\x05\x63lock\x18\x01 \x01(\x04\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x13\n\x0bnum_workers\x18\x03 \x01(\r\"8\n\x13LeaveTrainerRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"\x16\n\x14LeaveTrainerResponse\"i\n\x16SetLearningRateRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\"\x19\n\x17SetLearningRateResponse\"\xea\x01\n\x0bStepRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12#\n\x04open\x18\x03 \x01(\x0b\x32\x13.paramd.v1.StepOpenH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.paramd.v1.StreamEndH\x00\x12%\n\x04pack\x18\x05 \x01(\x0b\x32\x15.paramd.v1.TensorPackH\x00\x12\'\n\x06\x63ommit\x18\x06 \x01(\x0b\x32\x15.paramd.v1.StepCommitH\x00\x42\x06\n\x04part\"F\n\nStepCommit\x12$\n\x05parts\x18\x01 \x03(\x0b\x32\x15.paramd.v1.StagedPart\x12\x12\n\ngeneration\x18\x02 \x01(\x06\"M\n\nStagedPart\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\r\n\x05names\x18\x03 \x03(\t\x12\x12\n\nnon_finite\x18\x04 \x01(\t\"\x97\x02\n\x08StepOpen\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\x01\x12\x1a\n\rlearning_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11ignore_stale_grad\x18\x06 \x01(\x08\x12\'\n\x04pull\x18\x07 \x03(\x0b\x32\x19.paramd.v1.TensorSelector\x12+\n\x0f\x63urrent_context\x18\x08 \x01(\x0b\x32\x12.paramd.v1.Context\x12\x0f\n\x07wait_ms\x18\t \x01(\x03\x42\x10\n\x0e_learning_rate\"\x8a\x01\n\nStepResult\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.paramd.v1.StepState\x12\r\n\x05\x63lock\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12%\n\x06staged\x18\x04 \x01(\x0b\x32\x15.paramd.v1.StagedPart\x12\x10\n\x08position\x18\x05 \x01(\x04\"\xa1\x01\n\x0cStepResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x06result\x18\x03 \x01(\x0b\x32\x15.paramd.v1.StepResultH\x00\x12%\n\x04pack\x18\x04 \x01(\x0b\x32\x15.paramd.v1.TensorPackH\x00\x42\x06\n\x04part\"]\n\x10\x41waitStepRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x0f\n\x07wait_ms\x18\x03 \x01(\x03\":\n\x11\x41waitStepResponse\x12%\n\x06result\x18\x01 \x01(\x0b\x32\x15.paramd.v1.StepResult\"#\n\x10HoldStepsRequest\x12\x0f\n\x07release\x18\x01 \x01(\x08\"$\n\x11HoldStepsResponse\x12\x0f\n\x07held_ms\x18\x01 \x01(\x03\"\x84\x02\n\rUpdateRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x12\n\nbatch_size\x18\x03 \x01(\x01\x12\x1a\n\rlearning_rate\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11ignore_stale_grad\x18\x05 \x01(\x08\x12\x11\n\tzero_grad\x18\x06 \x01(\x08\x12\x0f\n\x07reduced\x18\x07 \x01(\x08\x12$\n\x05parts\x18\x08 \x03(\x0b\x32\x15.paramd.v1.StagedPart\x12\x12\n\ngeneration\x18\t \x01(\x06\x42\x10\n\x0e_learning_rate\"o\n\x0eUpdateResponse\x12\x0f\n\x07skipped\x18\x01 \x01(\x08\x12%\n\x06staged\x18\x02 \x01(\x0b\x32\x15.paramd.v1.StagedPart\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x13\n\x0bstage_again\x18\x04 \x01(\x08\"Q\n\x15\x41llreduceGradsRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"\x18\n\x16\x41llreduceGradsResponse\"$\n\x11SaveStatesRequest\x12\x0f\n\x07trainer\x18\x01 \x01(\t\"\xc0\x01\n\x0eStatesManifest\x12\'\n\toptimizer\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Optimizer\x12\x1a\n\rlearning_rate\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05names\x18\x03 \x03(\t\x12\x13\n\x0bnum_updates\x18\x04 \x03(\x04\x12%\n\x06\x61rrays\x18\x05 \x03(\x0b\x32\x15.paramd.v1.StateArray\x12\x0c\n\x04last\x18\x06 \x01(\x08\x42\x10\n\x0e_learning_rate\"D\n\nStateArray\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeader\x12\r\n\x05state\x18\x02 \x01(\t\"\x86\x01\n\x12SaveStatesResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12-\n\x08manifest\x18\x03 \x01(\x0b\x32\x19.paramd.v1.StatesManifestH\x00\x42\x06\n\x04part\"\xfc\x01\n\x11LoadStatesRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x04open\x18\x03 \x01(\x0b\x32\x19.paramd.v1.LoadStatesOpenH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.paramd.v1.StreamEndH\x00\x12%\n\x04pack\x18\x05 \x01(\x0b\x32\x15.paramd.v1.TensorPackH\x00\x12-\n\x08manifest\x18\x06 \x01(\x0b\x32\x19.paramd.v1.StatesManifestH\x00\x42\x06\n\x04part\"^\n\x0eLoadStatesOpen\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x12\n\nonly_check\x18\x03 \x01(\x08\"\x14\n\x12LoadStatesResponse*\x86\x01\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14STEP_STATE_COMMITTED\x10\x01\x12\x15\n\x11STEP_STATE_STAGED\x10\x02\x12\x14\n\x10STEP_STATE_AHEAD\x10\x03\x12\x16\n\x12STEP_STATE_UNKNOWN\x10\x04\x32\x83\x08\n\x0fTrainingService\x12U\n\x0e\x44\x65\x63lareTrainer\x12 .paramd.v1.DeclareTrainerRequest\x1a!.paramd.v1.DeclareTrainerResponse\x12O\n\x0cListTrainers\x12\x1e.paramd.v1.ListTrainersRequest\x1a\x1f.paramd.v1.ListTrainersResponse\x12R\n\rDeleteTrainer\x12\x1f.paramd.v1.DeleteTrainerRequest\x1a .paramd.v1.DeleteTrainerResponse\x12L\n\x0bJoinTrainer\x12\x1d.paramd.v1.JoinTrainerRequest\x1a\x1e.paramd.v1.JoinTrainerResponse\x12O\n\x0cLeaveTrainer\x12\x1e.paramd.v1.LeaveTrainerRequest\x1a\x1f.paramd.v1.LeaveTrainerResponse\x12X\n\x0fSetLearningRate\x12!.paramd.v1.SetLearningRateRequest\x1a\".paramd.v1.SetLearningRateResponse\x12;\n\x04Step\x12\x16.paramd.v1.StepRequest\x1a\x17.paramd.v1.StepResponse(\x01\x30\x01\x12\x46\n\tAwaitStep\x12\x1b.paramd.v1.AwaitStepRequest\x1a\x1c.paramd.v1.AwaitStepResponse\x12\x46\n\tHoldSteps\x12\x1b.paramd.v1.HoldStepsRequest\x1a\x1c.paramd.v1.HoldStepsResponse\x12=\n\x06Update\x12\x18.paramd.v1.UpdateRequest\x1a\x19.paramd.v1.UpdateResponse\x12U\n\x0e\x41llreduceGrads\x12 .paramd.v1.AllreduceGradsRequest\x1a!.paramd.v1.AllreduceGradsResponse\x12K\n\nSaveStates\x12\x1c.paramd.v1.SaveStatesRequest\x1a\x1d.paramd.v1.SaveStatesResponse0\x01\x12K\n\nLoadStates\x12\x1c.paramd.v1.LoadStatesRequest\x1a\x1d.paramd.v1.LoadStatesResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paramd/v1/training_service.proto\x12\tparamd.v1\x1a\x19paramd/v1/parameter.proto\x1a!paramd/v1/parameter_service.proto\x1a\x16paramd/v1/tensor.proto\x1a\x17paramd/v1/trainer.proto\"`\n\x15\x44\x65\x63lareTrainerRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.paramd.v1.TrainerSpec\x12\x11\n\telsewhere\x18\x02 \x03(\t\x12\x0e\n\x06shards\x18\x03 \x03(\r\"A\n\x16\x44\x65\x63lareTrainerResponse\x12\'\n\x07trainer\x18\x01 \x01(\x0b\x32\x16.paramd.v1.TrainerInfo\"8\n\x13ListTrainersRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x12\n\npage_token\x18\x02 \x01(\t\"Y\n\x14ListTrainersResponse\x12(\n\x08trainers\x18\x01 \x03(\x0b\x32\x16.paramd.v1.TrainerInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x14\x44\x65leteTrainerRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteTrainerResponse\"7\n\x12JoinTrainerRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"G\n\x13JoinTrainerResponse\x12\r\n\x05\x63lock\x18\x01 \x01(\x04\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x13\n\x0bnum_workers\x18\x03 \x01(\r\"8\n\x13LeaveTrainerRequest\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"\x16\n\x14LeaveTrainerResponse\"i\n\x16SetLearningRateRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\"\x19\n\x17SetLearningRateResponse\"\x93\x02\n\x0bStepRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12#\n\x04open\x18\x03 \x01(\x0b\x32\x13.paramd.v1.StepOpenH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.paramd.v1.StreamEndH\x00\x12%\n\x04pack\x18\x05 \x01(\x0b\x32\x15.paramd.v1.TensorPackH\x00\x12\'\n\x05heads\x18\x07 \x01(\x0b\x32\x16.paramd.v1.TensorHeadsH\x00\x12\'\n\x06\x63ommit\x18\x06 \x01(\x0b\x32\x15.paramd.v1.StepCommitH\x00\x42\x06\n\x04part\"F\n\nStepCommit\x12$\n\x05parts\x18\x01 \x03(\x0b\x32\x15.paramd.v1.StagedPart\x12\x12\n\ngeneration\x18\x02 \x01(\x06\"M\n\nStagedPart\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\r\n\x05names\x18\x03 \x03(\t\x12\x12\n\nnon_finite\x18\x04 \x01(\t\"\x97\x02\n\x08StepOpen\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\x12\x12\n\nbatch_size\x18\x04 \x01(\x01\x12\x1a\n\rlearning_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11ignore_stale_grad\x18\x06 \x01(\x08\x12\'\n\x04pull\x18\x07 \x03(\x0b\x32\x19.paramd.v1.TensorSelector\x12+\n\x0f\x63urrent_context\x18\x08 \x01(\x0b\x32\x12.paramd.v1.Context\x12\x0f\n\x07wait_ms\x18\t \x01(\x03\x42\x10\n\x0e_learning_rate\"\x8a\x01\n\nStepResult\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.paramd.v1.StepState\x12\r\n\x05\x63lock\x18\x02 \x01(\x04\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12%\n\x06staged\x18\x04 \x01(\x0b\x32\x15.paramd.v1.StagedPart\x12\x10\n\x08position\x18\x05 \x01(\x04\"\xca\x01\n\x0cStepResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\'\n\x06result\x18\x03 \x01(\x0b\x32\x15.paramd.v1.StepResultH\x00\x12%\n\x04pack\x18\x04 \x01(\x0b\x32\x15.paramd.v1.TensorPackH\x00\x12\'\n\x05heads\x18\x05 \x01(\x0b\x32\x16.paramd.v1.TensorHeadsH\x00\x42\x06\n\x04part\"]\n\x10\x41waitStepRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x0f\n\x07wait_ms\x18\x03 \x01(\x03\":\n\x11\x41waitStepResponse\x12%\n\x06result\x18\x01 \x01(\x0b\x32\x15.paramd.v1.StepResult\"#\n\x10HoldStepsRequest\x12\x0f\n\x07release\x18\x01 \x01(\x08\"$\n\x11HoldStepsResponse\x12\x0f\n\x07held_ms\x18\x01 \x01(\x03\"\x84\x02\n\rUpdateRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x12\n\nbatch_size\x18\x03 \x01(\x01\x12\x1a\n\rlearning_rate\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11ignore_stale_grad\x18\x05 \x01(\x08\x12\x11\n\tzero_grad\x18\x06 \x01(\x08\x12\x0f\n\x07reduced\x18\x07 \x01(\x08\x12$\n\x05parts\x18\x08 \x03(\x0b\x32\x15.paramd.v1.StagedPart\x12\x12\n\ngeneration\x18\t \x01(\x06\x42\x10\n\x0e_learning_rate\"o\n\x0eUpdateResponse\x12\x0f\n\x07skipped\x18\x01 \x01(\x08\x12%\n\x06staged\x18\x02 \x01(\x0b\x32\x15.paramd.v1.StagedPart\x12\x10\n\x08position\x18\x03 \x01(\x04\x12\x13\n\x0bstage_again\x18\x04 \x01(\x08\"Q\n\x15\x41llreduceGradsRequest\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\"\x18\n\x16\x41llreduceGradsResponse\"$\n\x11SaveStatesRequest\x12\x0f\n\x07trainer\x18\x01 \x01(\t\"\xc0\x01\n\x0eStatesManifest\x12\'\n\toptimizer\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Optimizer\x12\x1a\n\rlearning_rate\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05names\x18\x03 \x03(\t\x12\x13\n\x0bnum_updates\x18\x04 \x03(\x04\x12%\n\x06\x61rrays\x18\x05 \x03(\x0b\x32\x15.paramd.v1.StateArray\x12\x0c\n\x04last\x18\x06 \x01(\x08\x42\x10\n\x0e_learning_rate\"D\n\nStateArray\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeader\x12\r\n\x05state\x18\x02 \x01(\t\"\x86\x01\n\x12SaveStatesResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12-\n\x08manifest\x18\x03 \x01(\x0b\x32\x19.paramd.v1.StatesManifestH\x00\x42\x06\n\x04part\"\xa5\x02\n\x11LoadStatesRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.paramd.v1.TensorHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x04open\x18\x03 \x01(\x0b\x32\x19.paramd.v1.LoadStatesOpenH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.paramd.v1.StreamEndH\x00\x12%\n\x04pack\x18\x05 \x01(\x0b\x32\x15.paramd.v1.TensorPackH\x00\x12\'\n\x05heads\x18\x07 \x01(\x0b\x32\x16.paramd.v1.TensorHeadsH\x00\x12-\n\x08manifest\x18\x06 \x01(\x0b\x32\x19.paramd.v1.StatesManifestH\x00\x42\x06\n\x04part\"^\n\x0eLoadStatesOpen\x12\'\n\toperation\x18\x01 \x01(\x0b\x32\x14.paramd.v1.Operation\x12\x0f\n\x07trainer\x18\x02 \x01(\t\x12\x12\n\nonly_check\x18\x03 \x01(\x08\"\x14\n\x12LoadStatesResponse*\x86\x01\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14STEP_STATE_COMMITTED\x10\x01\x12\x15\n\x11STEP_STATE_STAGED\x10\x02\x12\x14\n\x10STEP_STATE_AHEAD\x10\x03\x12\x16\n\x12STEP_STATE_UNKNOWN\x10\x04\x32\x83\x08\n\x0fTrainingService\x12U\n\x0e\x44\x65\x63lareTrainer\x12 .paramd.v1.DeclareTrainerRequest\x1a!.paramd.v1.DeclareTrainerResponse\x12O\n\x0cListTrainers\x12\x1e.paramd.v1.ListTrainersRequest\x1a\x1f.paramd.v1.ListTrainersResponse\x12R\n\rDeleteTrainer\x12\x1f.paramd.v1.DeleteTrainerRequest\x1a .paramd.v1.DeleteTrainerResponse\x12L\n\x0bJoinTrainer\x12\x1d.paramd.v1.JoinTrainerRequest\x1a\x1e.paramd.v1.JoinTrainerResponse\x12O\n\x0cLeaveTrainer\x12\x1e.paramd.v1.LeaveTrainerRequest\x1a\x1f.paramd.v1.LeaveTrainerResponse\x12X\n\x0fSetLearningRate\x12!.paramd.v1.SetLearningRateRequest\x1a\".paramd.v1.SetLearningRateResponse\x12;\n\x04Step\x12\x16.paramd.v1.StepRequest\x1a\x17.paramd.v1.StepResponse(\x01\x30\x01\x12\x46\n\tAwaitStep\x12\x1b.paramd.v1.AwaitStepRequest\x1a\x1c.paramd.v1.AwaitStepResponse\x12\x46\n\tHoldSteps\x12\x1b.paramd.v1.HoldStepsRequest\x1a\x1c.paramd.v1.HoldStepsResponse\x12=\n\x06Update\x12\x18.paramd.v1.UpdateRequest\x1a\x19.paramd.v1.UpdateResponse\x12U\n\x0e\x41llreduceGrads\x12 .paramd.v1.AllreduceGradsRequest\x1a!.paramd.v1.AllreduceGradsResponse\x12K\n\nSaveStates\x12\x1c.paramd.v1.SaveStatesRequest\x1a\x1d.paramd.v1.SaveStatesResponse0\x01\x12K\n\nLoadStates\x12\x1c.paramd.v1.LoadStatesRequest\x1a\x1d.paramd.v1.LoadStatesResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paramd.v1.training_service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_STEPSTATE']._serialized_start=3429
-  _globals['_STEPSTATE']._serialized_end=3563
+  _globals['_STEPSTATE']._serialized_start=3552
+  _globals['_STEPSTATE']._serialized_end=3686
   _globals['_DECLARETRAINERREQUEST']._serialized_start=158
   _globals['_DECLARETRAINERREQUEST']._serialized_end=254
   _globals['_DECLARETRAINERRESPONSE']._serialized_start=256
@@ -52,47 +52,47 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SETLEARNINGRATERESPONSE']._serialized_start=898
   _globals['_SETLEARNINGRATERESPONSE']._serialized_end=923
   _globals['_STEPREQUEST']._serialized_start=926
-  _globals['_STEPREQUEST']._serialized_end=1160
-  _globals['_STEPCOMMIT']._serialized_start=1162
-  _globals['_STEPCOMMIT']._serialized_end=1232
-  _globals['_STAGEDPART']._serialized_start=1234
-  _globals['_STAGEDPART']._serialized_end=1311
-  _globals['_STEPOPEN']._serialized_start=1314
-  _globals['_STEPOPEN']._serialized_end=1593
-  _globals['_STEPRESULT']._serialized_start=1596
-  _globals['_STEPRESULT']._serialized_end=1734
-  _globals['_STEPRESPONSE']._serialized_start=1737
-  _globals['_STEPRESPONSE']._serialized_end=1898
-  _globals['_AWAITSTEPREQUEST']._serialized_start=1900
-  _globals['_AWAITSTEPREQUEST']._serialized_end=1993
-  _globals['_AWAITSTEPRESPONSE']._serialized_start=1995
-  _globals['_AWAITSTEPRESPONSE']._serialized_end=2053
-  _globals['_HOLDSTEPSREQUEST']._serialized_start=2055
-  _globals['_HOLDSTEPSREQUEST']._serialized_end=2090
-  _globals['_HOLDSTEPSRESPONSE']._serialized_start=2092
-  _globals['_HOLDSTEPSRESPONSE']._serialized_end=2128
-  _globals['_UPDATEREQUEST']._serialized_start=2131
-  _globals['_UPDATEREQUEST']._serialized_end=2391
-  _globals['_UPDATERESPONSE']._serialized_start=2393
-  _globals['_UPDATERESPONSE']._serialized_end=2504
-  _globals['_ALLREDUCEGRADSREQUEST']._serialized_start=2506
-  _globals['_ALLREDUCEGRADSREQUEST']._serialized_end=2587
-  _globals['_ALLREDUCEGRADSRESPONSE']._serialized_start=2589
-  _globals['_ALLREDUCEGRADSRESPONSE']._serialized_end=2613
-  _globals['_SAVESTATESREQUEST']._serialized_start=2615
-  _globals['_SAVESTATESREQUEST']._serialized_end=2651
-  _globals['_STATESMANIFEST']._serialized_start=2654
-  _globals['_STATESMANIFEST']._serialized_end=2846
-  _globals['_STATEARRAY']._serialized_start=2848
-  _globals['_STATEARRAY']._serialized_end=2916
-  _globals['_SAVESTATESRESPONSE']._serialized_start=2919
-  _globals['_SAVESTATESRESPONSE']._serialized_end=3053
-  _globals['_LOADSTATESREQUEST']._serialized_start=3056
-  _globals['_LOADSTATESREQUEST']._serialized_end=3308
-  _globals['_LOADSTATESOPEN']._serialized_start=3310
-  _globals['_LOADSTATESOPEN']._serialized_end=3404
-  _globals['_LOADSTATESRESPONSE']._serialized_start=3406
-  _globals['_LOADSTATESRESPONSE']._serialized_end=3426
-  _globals['_TRAININGSERVICE']._serialized_start=3566
-  _globals['_TRAININGSERVICE']._serialized_end=4593
+  _globals['_STEPREQUEST']._serialized_end=1201
+  _globals['_STEPCOMMIT']._serialized_start=1203
+  _globals['_STEPCOMMIT']._serialized_end=1273
+  _globals['_STAGEDPART']._serialized_start=1275
+  _globals['_STAGEDPART']._serialized_end=1352
+  _globals['_STEPOPEN']._serialized_start=1355
+  _globals['_STEPOPEN']._serialized_end=1634
+  _globals['_STEPRESULT']._serialized_start=1637
+  _globals['_STEPRESULT']._serialized_end=1775
+  _globals['_STEPRESPONSE']._serialized_start=1778
+  _globals['_STEPRESPONSE']._serialized_end=1980
+  _globals['_AWAITSTEPREQUEST']._serialized_start=1982
+  _globals['_AWAITSTEPREQUEST']._serialized_end=2075
+  _globals['_AWAITSTEPRESPONSE']._serialized_start=2077
+  _globals['_AWAITSTEPRESPONSE']._serialized_end=2135
+  _globals['_HOLDSTEPSREQUEST']._serialized_start=2137
+  _globals['_HOLDSTEPSREQUEST']._serialized_end=2172
+  _globals['_HOLDSTEPSRESPONSE']._serialized_start=2174
+  _globals['_HOLDSTEPSRESPONSE']._serialized_end=2210
+  _globals['_UPDATEREQUEST']._serialized_start=2213
+  _globals['_UPDATEREQUEST']._serialized_end=2473
+  _globals['_UPDATERESPONSE']._serialized_start=2475
+  _globals['_UPDATERESPONSE']._serialized_end=2586
+  _globals['_ALLREDUCEGRADSREQUEST']._serialized_start=2588
+  _globals['_ALLREDUCEGRADSREQUEST']._serialized_end=2669
+  _globals['_ALLREDUCEGRADSRESPONSE']._serialized_start=2671
+  _globals['_ALLREDUCEGRADSRESPONSE']._serialized_end=2695
+  _globals['_SAVESTATESREQUEST']._serialized_start=2697
+  _globals['_SAVESTATESREQUEST']._serialized_end=2733
+  _globals['_STATESMANIFEST']._serialized_start=2736
+  _globals['_STATESMANIFEST']._serialized_end=2928
+  _globals['_STATEARRAY']._serialized_start=2930
+  _globals['_STATEARRAY']._serialized_end=2998
+  _globals['_SAVESTATESRESPONSE']._serialized_start=3001
+  _globals['_SAVESTATESRESPONSE']._serialized_end=3135
+  _globals['_LOADSTATESREQUEST']._serialized_start=3138
+  _globals['_LOADSTATESREQUEST']._serialized_end=3431
+  _globals['_LOADSTATESOPEN']._serialized_start=3433
+  _globals['_LOADSTATESOPEN']._serialized_end=3527
+  _globals['_LOADSTATESRESPONSE']._serialized_start=3529
+  _globals['_LOADSTATESRESPONSE']._serialized_end=3549
+  _globals['_TRAININGSERVICE']._serialized_start=3689
+  _globals['_TRAININGSERVICE']._serialized_end=4716
 # @@protoc_insertion_point(module_scope)

@@ -112,20 +112,22 @@ class SetLearningRateResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("header", "data", "open", "end", "pack", "commit")
+    __slots__ = ("header", "data", "open", "end", "pack", "heads", "commit")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: StepOpen
     end: _tensor_pb2.StreamEnd
     pack: _tensor_pb2.TensorPack
+    heads: _tensor_pb2.TensorHeads
     commit: StepCommit
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[StepOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., commit: _Optional[_Union[StepCommit, _Mapping]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[StepOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ..., commit: _Optional[_Union[StepCommit, _Mapping]] = ...) -> None: ...
 
 class StepCommit(_message.Message):
     __slots__ = ("parts", "generation")
@@ -184,16 +186,18 @@ class StepResult(_message.Message):
     def __init__(self, state: _Optional[_Union[StepState, str]] = ..., clock: _Optional[int] = ..., skipped: bool = ..., staged: _Optional[_Union[StagedPart, _Mapping]] = ..., position: _Optional[int] = ...) -> None: ...
 
 class StepResponse(_message.Message):
-    __slots__ = ("header", "data", "result", "pack")
+    __slots__ = ("header", "data", "result", "pack", "heads")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     result: StepResult
     pack: _tensor_pb2.TensorPack
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ...) -> None: ...
+    heads: _tensor_pb2.TensorHeads
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ...) -> None: ...
 
 class AwaitStepRequest(_message.Message):
     __slots__ = ("operation", "trainer", "wait_ms")
@@ -310,20 +314,22 @@ class SaveStatesResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., manifest: _Optional[_Union[StatesManifest, _Mapping]] = ...) -> None: ...
 
 class LoadStatesRequest(_message.Message):
-    __slots__ = ("header", "data", "open", "end", "pack", "manifest")
+    __slots__ = ("header", "data", "open", "end", "pack", "heads", "manifest")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PACK_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     header: _tensor_pb2.TensorHeader
     data: bytes
     open: LoadStatesOpen
     end: _tensor_pb2.StreamEnd
     pack: _tensor_pb2.TensorPack
+    heads: _tensor_pb2.TensorHeads
     manifest: StatesManifest
-    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadStatesOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., manifest: _Optional[_Union[StatesManifest, _Mapping]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., open: _Optional[_Union[LoadStatesOpen, _Mapping]] = ..., end: _Optional[_Union[_tensor_pb2.StreamEnd, _Mapping]] = ..., pack: _Optional[_Union[_tensor_pb2.TensorPack, _Mapping]] = ..., heads: _Optional[_Union[_tensor_pb2.TensorHeads, _Mapping]] = ..., manifest: _Optional[_Union[StatesManifest, _Mapping]] = ...) -> None: ...
 
 class LoadStatesOpen(_message.Message):
     __slots__ = ("operation", "trainer", "only_check")

@@ -39,8 +39,6 @@ class TableWord(IntEnum):
     NUM_SLOTS = 1
     # Of the server, as in versions.
     EPOCH = 2
-    # How many segments have been given up.
-    NUM_FREED = 3
 
 
 class SlotWord(IntEnum):

@@ -10,17 +10,29 @@ Encoding: https://protobuf.dev/programming-guides/encoding/ (tag 0x12 is field 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["decode_data", "encode_data"]
+__all__ = ["Payload", "decode_data", "encode_data", "field_prefix", "joined_payload", "whole"]
+
+Payload = bytes | memoryview
+"""A serialized message, or as a view the payload of one that has nothing else (field 2)."""
 
 _TAG: Final = 0x12
 # Enough for every length below 2**35; a message never has that size.
 _MAX_VARINT_BYTES: Final = 5
 
 
-def _prefix(size: int) -> bytes:
-    out = bytearray((_TAG,))
+def field_prefix(tag: int, size: int) -> bytes:
+    """What stands before the content of a length-delimited field.
+
+    Args:
+        tag: of a field below 16: one byte.
+        size: of the content, in bytes.
+    """
+    if size <= 0x7F:
+        return bytes((tag, size))
+    out = bytearray((tag,))
     while size > 0x7F:
         out.append(size & 0x7F | 0x80)
         size >>= 7
@@ -28,7 +40,7 @@ def _prefix(size: int) -> bytes:
     return bytes(out)
 
 
-_prefixes: Final[dict[int, bytes]] = {1 << 20: _prefix(1 << 20)}
+_prefixes: Final[dict[int, bytes]] = {1 << 20: field_prefix(_TAG, 1 << 20)}
 
 
 def encode_data(payload: memoryview | bytes) -> bytes:
@@ -38,13 +50,35 @@ def encode_data(payload: memoryview | bytes) -> bytes:
         payload: contiguous bytes (a memoryview of format 'B').
 
     Returns:
-        The serialized message. The payload is copied once.
+        The serialized message. The payload is copied once; not at all where it is what
+        `joined_payload` or `decode_data` gave, since the message is there then.
     """
     size = len(payload)
-    return b"".join((_prefixes.get(size) or _prefix(size), payload))
+    prefix = _prefixes.get(size) or field_prefix(_TAG, size)
+    if isinstance(payload, memoryview):
+        message = payload.obj
+        if (
+            isinstance(message, bytes)
+            and len(message) == len(prefix) + size
+            and message.startswith(prefix)
+        ):
+            return message
+    return b"".join((prefix, payload))
 
 
-def decode_data(message: bytes) -> memoryview | None:
+def joined_payload(payloads: Sequence[memoryview | bytes]) -> memoryview:
+    """One payload of several, which are copied once: into the message that it will be."""
+    size = sum(map(len, payloads))
+    prefix = _prefixes.get(size) or field_prefix(_TAG, size)
+    return memoryview(b"".join((prefix, *payloads)))[len(prefix) :]
+
+
+def whole(message: Payload) -> bytes:
+    """The serialized message, also of a payload, which is copied then."""
+    return encode_data(message) if isinstance(message, memoryview) else message
+
+
+def decode_data(message: bytes | memoryview) -> memoryview | None:
     """The payload of a message in canonical form, without a copy.
 
     Args:

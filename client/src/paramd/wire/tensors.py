@@ -1,19 +1,18 @@
-"""Tensors as streams of messages: a header, then the payload in chunks."""
+"""Tensors as streams of messages: headers, then the payload in chunks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from paramd.errors import InvalidMessageError, InvalidStreamError
+from paramd.errors import InvalidStreamError
 from paramd.spec import MODES, Region, TensorHead, Version, check_name
 from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import dtype_from_wire, dtype_to_wire
-from paramd.wire.envelope import decode_data, encode_data
+from paramd.wire.envelope import Payload, joined_payload
 from paramd.wire.messages import (
     context_from_wire,
     context_to_wire,
@@ -25,7 +24,6 @@ from paramd.wire.messages import (
 
 __all__ = [
     "CHUNK_BYTES",
-    "TensorReceiver",
     "byte_view",
     "data_messages",
     "head_from_wire",
@@ -38,11 +36,13 @@ __all__ = [
 # Measured (docs/performance.md): smaller chunks cost at 1 to 64 MB, larger ones gain nothing.
 CHUNK_BYTES: Final = 1 << 20
 
-# Up to this size a message of its own costs more than two further copies.
-_SMALL_BYTES: Final = 128 << 10
-_PACK_BYTES: Final = 768 << 10
-# About what a header adds.
-_HEAD_BYTES: Final = 64
+# Tensors up to this size are sent together with others.
+_BATCHED_BYTES: Final = 512 << 10
+_BATCHED_HEADERS: Final = 1024
+# From this size on a tensor of a batch is not copied before it is sent.
+_HELD_BYTES: Final = 16 << 10
+# Up to so much in all, one message costs less than two, although it is copied more often.
+_PACKED_BYTES: Final = 8 << 10
 
 _MAX_RANK: Final = 32
 _MODE_NAMES: Final = {
@@ -110,7 +110,7 @@ def head_from_wire(message: tensor_pb2.TensorHeader) -> TensorHead:
     """
     name = check_name(message.name)
     shape = tuple(message.shape.dimensions)
-    if len(shape) > _MAX_RANK or any(dimension < 0 for dimension in shape):
+    if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
         raise InvalidStreamError(
             f"tensor {name!r}: a shape has at most {_MAX_RANK} dimensions, none negative, but got "
             f"{shape[:40]}",
@@ -151,10 +151,10 @@ def _check_sizes(head: TensorHead, size_bytes: int) -> None:
         wrong = f"num_rows is 0 to {head.shape[0]}, but got {head.num_rows}"
     elif head.two_bit_threshold and (head.stype != "default" or not _positive(head)):
         wrong = "only a dense tensor is compressed, by a threshold above 0"
-    elif size_bytes != head.size_bytes:
+    elif size_bytes != (expected := head.size_bytes):
         wrong = (
-            f"shape {head.shape} of {head.dtype} takes {head.size_bytes} bytes, but the header "
-            f"says {size_bytes}"
+            f"shape {head.shape} of {head.dtype} takes {expected} bytes, but the header says "
+            f"{size_bytes}"
         )
     if wrong:
         raise InvalidStreamError(f"tensor {head.name!r}: {wrong}", parameter=head.name)
@@ -171,157 +171,104 @@ def byte_view(array: np.ndarray[Any, Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def data_messages(payload: memoryview) -> Iterator[bytes]:
-    """The messages that carry a payload, each at most CHUNK_BYTES of it."""
+def data_messages(payload: memoryview) -> Iterator[memoryview]:
+    """The payload in parts of at most CHUNK_BYTES: that of one data message each."""
     for begin in range(0, len(payload), CHUNK_BYTES):
-        yield encode_data(payload[begin : begin + CHUNK_BYTES])
+        yield payload[begin : begin + CHUNK_BYTES]
 
 
 def tensor_messages(
     tensors: Iterable[tuple[TensorHead, Iterable[np.ndarray[Any, Any]]]],
     message_class: type[Any],
-) -> Iterator[bytes]:
-    """The messages that carry tensors: small ones packed together, others in chunks.
+) -> Iterator[Payload]:
+    """The messages that carry tensors: small ones together, others in chunks.
 
     Args:
         tensors: each with the arrays, C-contiguous, that make its payload. One at a time is taken
-            and copied, so that they may share memory; but not those of a tensor of up to 128 KiB.
+            and copied, so that those of one tensor may share memory. The only array of a tensor of
+            up to 512 KiB stays in use while further tensors are taken.
         message_class: of the stream's messages.
+
+    Returns:
+        The messages. A view among them is a payload, and valid until the next one is asked for.
     """
-    pack = tensor_pb2.TensorPack()
-    packed = 0
+    batch = _Batch(message_class)
     for head, parts in tensors:
         size = head.size_bytes
-        if packed and (size > _SMALL_BYTES or packed + size > _PACK_BYTES):
-            yield message_class(pack=pack).SerializeToString()
-            pack, packed = tensor_pb2.TensorPack(), 0
-        if size > _SMALL_BYTES:
-            yield message_class(header=head_to_wire(head)).SerializeToString()
-            for part in parts:
-                yield from data_messages(byte_view(part))
-        else:
-            data = b"".join([byte_view(part) for part in parts])
-            pack.tensors.add(header=head_to_wire(head), data=data)
-            packed += size + _HEAD_BYTES
-    if packed:
-        yield message_class(pack=pack).SerializeToString()
+        if not batch.has_room(size):
+            yield from batch.take()
+        if size <= _BATCHED_BYTES:
+            batch.add(head, size, iter(parts))
+            continue
+        yield message_class(header=head_to_wire(head)).SerializeToString()
+        for part in parts:
+            yield from data_messages(byte_view(part))
+    yield from batch.take()
 
 
-class TensorReceiver:
-    """Takes the messages of a stream of tensors and puts the payload where it belongs.
+class _Batch:
+    """Tensors that are sent together: their headers, then all payload in one message.
 
     Args:
-        message_class: generated class of the stream's messages.
-        place: called with each header; gives the buffers (writable, flat bytes) that the payload
-            fills in turn. What it raises ends the stream.
-        complete: called with each header when its payload is there.
-        other: called with each message that is neither header nor data; without it such a
-            message is an error.
+        message_class: of the stream's messages.
     """
 
-    def __init__(
-        self,
-        message_class: type[Any],
-        place: Callable[[TensorHead], Sequence[memoryview]],
-        *,
-        complete: Callable[[TensorHead], None] | None = None,
-        other: Callable[[Any], None] | None = None,
-    ) -> None:
+    def __init__(self, message_class: type[Any]) -> None:
         self._message_class = message_class
-        self._place = place
-        self._complete = complete
-        self._other = other
-        self._head: TensorHead | None = None
-        self._left: list[memoryview] = []
-        self._missing = 0
-        self.num_tensors = 0
+        self._clear()
 
-    def feed(self, message: bytes) -> None:
-        """Takes the next message.
+    def _clear(self) -> None:
+        self._headers: list[tensor_pb2.TensorHeader] = []
+        self._payloads: list[bytes | memoryview] = []
+        self._held: list[Iterator[np.ndarray[Any, Any]]] = []
+        self._size = 0
 
-        Raises:
-            InvalidMessageError: for bytes that are no message.
-            InvalidStreamError: for a message that cannot come now, or payload that runs over.
-        """
-        payload = decode_data(message)
-        if payload is None:
-            payload = self._feed_slowly(message)
-        if payload is not None:
-            self._put(payload)
+    def has_room(self, size: int) -> bool:
+        """Whether a tensor of so many bytes goes with those that are there; with none, any does."""
+        return not self._headers or (
+            size <= _BATCHED_BYTES
+            and self._size + size <= CHUNK_BYTES
+            and len(self._headers) < _BATCHED_HEADERS
+        )
 
-    def finish(self) -> None:
-        """Checks that no tensor is left half-way.
+    def add(self, head: TensorHead, size: int, parts: Iterator[np.ndarray[Any, Any]]) -> None:
+        """Takes a tensor of `size` bytes."""
+        self._headers.append(head_to_wire(head))
+        self._size += size
+        if size < _HELD_BYTES:
+            self._payloads.append(b"".join([bytes(byte_view(part)) for part in parts]))
+            return
+        for part in parts:
+            view = byte_view(part)
+            if len(view) == size:
+                # Asked for the next one, its owner may write to this one.
+                self._payloads.append(view)
+                self._held.append(parts)
+                return
+            self._payloads.append(bytes(view))
 
-        Raises:
-            InvalidStreamError: where bytes are missing.
-        """
-        if self._head is not None:
-            raise InvalidStreamError(
-                f"tensor {self._head.name!r}: the stream ended {self._missing} bytes early, of "
-                f"{self._head.size_bytes}",
-                parameter=self._head.name,
-            )
-
-    def _feed_slowly(self, message: bytes) -> memoryview | None:
-        try:
-            parsed = self._message_class.FromString(message)
-        except DecodeError as err:
-            name = self._message_class.DESCRIPTOR.name
-            raise InvalidMessageError(f"{len(message)} bytes are no {name} message") from err
-        part = parsed.WhichOneof("part")
-        if part == "data":
-            return memoryview(parsed.data)
-        if part == "header":
-            self.finish()
-            self._open(head_from_wire(parsed.header))
-        elif part == "pack":
-            self.finish()
-            for tensor in parsed.pack.tensors:
-                self._open(head_from_wire(tensor.header))
-                data = tensor.data
-                if data:
-                    self._put(memoryview(data))
-                self.finish()
-        elif self._other is not None and part is not None:
-            self.finish()
-            self._other(parsed)
+    def take(self) -> Iterator[Payload]:
+        """The messages of what is there; then it is empty."""
+        if not self._headers:
+            return
+        if self._size <= _PACKED_BYTES:
+            tensors = [
+                tensor_pb2.PackedTensor(header=header, data=bytes(payload))
+                for header, payload in zip(self._headers, self._payloads, strict=True)
+            ]
+            yield self._message_class(
+                pack=tensor_pb2.TensorPack(tensors=tensors)
+            ).SerializeToString()
         else:
-            raise InvalidStreamError(f"unexpected message in a stream of tensors: {part}")
-        return None
-
-    def _open(self, head: TensorHead) -> None:
-        self._left = [view for view in self._place(head) if len(view)]
-        self._head = head
-        self._missing = head.size_bytes
-        self.num_tensors += 1
-        if not self._missing:
-            self._close()
-
-    def _close(self) -> None:
-        head, self._head = self._head, None
-        self._left = []
-        if self._complete is not None and head is not None:
-            self._complete(head)
-
-    def _put(self, payload: memoryview) -> None:
-        size = len(payload)
-        if self._head is None:
-            raise InvalidStreamError(f"{size} bytes of payload without a header before them")
-        if size > self._missing:
-            raise InvalidStreamError(
-                f"tensor {self._head.name!r}: the payload runs over its "
-                f"{self._head.size_bytes} bytes",
-                parameter=self._head.name,
-            )
-        self._missing -= size
-        while len(payload):
-            target = self._left[0]
-            count = min(len(payload), len(target))
-            target[:count] = payload[:count]
-            payload = payload[count:]
-            if count == len(target):
-                self._left.pop(0)
+            heads = tensor_pb2.TensorHeads(headers=self._headers)
+            yield self._message_class(heads=heads).SerializeToString()
+            if len(self._payloads) == 1:
+                yield memoryview(self._payloads[0])
             else:
-                self._left[0] = target[count:]
-        if not self._missing:
-            self._close()
+                yield joined_payload(self._payloads)
+        held = self._held
+        self._clear()
+        for parts in held:
+            # Whoever lends the memory has it back.
+            for _ in parts:
+                pass

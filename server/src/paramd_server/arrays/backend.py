@@ -27,7 +27,6 @@ __all__ = [
     "flat_range",
     "host_array",
     "region_shape",
-    "region_slices",
 ]
 
 HostArray = np.ndarray[Any, Any]
@@ -268,20 +267,6 @@ class ArrayBackend(Protocol):
             ids: the rows that have a gradient, int64, sorted, unique, in range; None for all.
             lazy: whether the other rows stay as they are; if not, their gradient is 0.
         """
-
-
-def region_slices(region: Region) -> tuple[slice, ...]:
-    """The slices that select a region of an array that has it."""
-    slices = []
-    for begin, count, step in region:
-        end: int | None = begin + count * step
-        if count == 0:
-            begin, end = 0, 0
-        elif end is not None and end < 0:
-            # A negative end would count from the back.
-            end = None
-        slices.append(slice(begin, end, step))
-    return tuple(slices)
 
 
 def region_shape(region: Region) -> Shape:

@@ -1,7 +1,9 @@
 """Elements of arrays inside compiled kernels: 16-bit floats are computed with in float32.
 
 Numba has no 16-bit floats on a CPU, so that their bits stand in for them: uint16 for float16,
-int16 for bfloat16. Both conversions give NumPy's bits (round half to even); a NaN stays a NaN.
+int16 for bfloat16. Conversions give NumPy's bits (round half to even); a NaN stays a NaN. Those of
+float16 are the processor's own where it has them: integer arithmetic takes two to ten times as
+long, the most where numbers are subnormal.
 """
 
 from __future__ import annotations
@@ -11,12 +13,23 @@ from typing import Any, Final, TypeVar, cast
 
 import numba
 import numpy as np
-from numba.extending import overload
+from numba.core.cgutils import ir  # type: ignore[attr-defined]  # llvmlite's, as Numba has it.
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic, overload
 
 from paramd.wire.dtypes import BFLOAT16
 from paramd_server.arrays.backend import HostArray
 
-__all__ = ["stand_in_array", "clipped", "compiled", "load", "row_of", "store"]
+__all__ = [
+    "clipped",
+    "compiled",
+    "half_conversions",
+    "load",
+    "processor_has_halves",
+    "row_of",
+    "stand_in_array",
+    "store",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Implementation = Callable[..., Any]
@@ -36,6 +49,31 @@ def compiled(function: _Function) -> _Function:
     """
     compile_ = numba.njit(nogil=True, error_model="numpy", fastmath=False, boundscheck=False)
     return cast(_Function, compile_(function))
+
+
+def processor_has_halves() -> bool:
+    """Whether kernels are compiled for a processor that converts float16 in one instruction.
+
+    Without, LLVM would call functions that only a C compiler's own library has.
+    """
+    config: Any = numba.config  # Filled from the environment as Numba is loaded.
+    features: str | None = config.CPU_FEATURES
+    if features is None:
+        features = get_host_cpu_features()  # type: ignore[no-untyped-call]
+    return {"+f16c", "+avx"} <= set((features or "").split(","))
+
+
+def half_conversions(*, by_processor: bool) -> tuple[_Implementation, _Implementation]:
+    """How `load` and `store` convert the bits of float16, for kernels.
+
+    Args:
+        by_processor: by its instructions; else by integer arithmetic, which any processor has.
+
+    Returns:
+        What takes an array and an index and gives a float32; and what takes an array, an index and
+        a number, and writes it there.
+    """
+    return (_load_half, _store_half) if by_processor else (_load_bits, _store_bits)
 
 
 def stand_in_array(array: HostArray) -> HostArray:
@@ -84,7 +122,7 @@ def _row_of(array: Any, index: Any) -> _Implementation:
 @overload(load)
 def _load(array: Any, index: Any) -> _Implementation:
     if array.dtype == numba.uint16:
-        return _load_half
+        return half_conversions(by_processor=processor_has_halves())[0]
     if array.dtype == numba.int16:
         return _load_bfloat
     return _load_wide
@@ -95,7 +133,7 @@ def _store(array: Any, index: Any, value: Any) -> _Implementation:
     if isinstance(array, numba.types.NoneType):
         return _store_nothing
     if array.dtype == numba.uint16:
-        return _store_half
+        return half_conversions(by_processor=processor_has_halves())[1]
     if array.dtype == numba.int16:
         return _store_bfloat
     return _store_wide
@@ -117,7 +155,37 @@ def _store_wide(array: Any, index: Any, value: Any) -> None:
     array[index] = value
 
 
+@intrinsic
+def _widened(_typing: Any, bits: Any) -> Any:
+    """float32 of the bits of a float16."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        half = builder.bitcast(values[0], ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+
+    return numba.float32(numba.uint16), generate
+
+
+@intrinsic
+def _narrowed(_typing: Any, value: Any) -> Any:
+    """The bits of the float16 that is nearest to a float32."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        half = builder.fptrunc(values[0], ir.HalfType())
+        return builder.bitcast(half, ir.IntType(16))
+
+    return numba.uint16(numba.float32), generate
+
+
 def _load_half(array: Any, index: Any) -> Any:
+    return _widened(array[index])  # type: ignore[call-arg]  # Numba gives the first.
+
+
+def _store_half(array: Any, index: Any, value: Any) -> None:
+    array[index] = _narrowed(np.float32(value))  # type: ignore[call-arg]
+
+
+def _load_bits(array: Any, index: Any) -> Any:
     bits = np.uint32(array[index])
     # Exponent and mantissa in the places of float32; the factor mends the exponent's bias, of
     # subnormal numbers too.
@@ -130,7 +198,7 @@ def _load_half(array: Any, index: Any) -> Any:
     return np.uint32(wide | sign).view(np.float32)
 
 
-def _store_half(array: Any, index: Any, value: Any) -> None:
+def _store_bits(array: Any, index: Any, value: Any) -> None:
     bits = np.float32(value).view(np.uint32)
     magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
     # Round half to even: add just under a half, and one more where the kept part is odd.

@@ -1,6 +1,7 @@
-"""The updates of `paramd_server.arrays.updates`, compiled for one thread of a CPU.
+"""The updates of `paramd_server.arrays.updates`, compiled for a CPU.
 
-Each is one pass over memory without temporaries, which waits once for the GIL (docs/adr/0006).
+Each is one pass over memory without temporaries, on the calling thread, which waits once for the
+GIL (docs/adr/0006).
 They share their first arguments:
 
     weight: (rows, width), of the dtype to compute with, or its 16-bit stand-in; updated in place.
@@ -26,7 +27,7 @@ import numpy as np
 from paramd_server.arrays.compiled_elements import clipped, compiled, load, row_of, store
 from paramd_server.arrays.compiled_lamb import correction, lamb
 
-__all__ = ["KERNELS"]
+__all__ = ["KERNELS", "WHOLE"]
 
 _Kernel = Callable[..., None]
 
@@ -377,3 +378,5 @@ KERNELS: Final[Mapping[str, _Kernel]] = {
     "dcasgd": _dcasgd,
     "dcasgd_momentum": _dcasgd_momentum,
 }
+WHOLE: Final = frozenset({"lamb"})
+"""Those that need all of a weight at a time; the others take any part of it by itself."""

@@ -25,6 +25,7 @@ from paramd_server.arrays.kinds import (
 )
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
 from paramd_server.arrays.numpy_backend import NumpyBackend
+from paramd_server.arrays.shared_memory import Place, SharedMemory
 
 __all__ = ["Devices"]
 
@@ -54,7 +55,11 @@ class Devices:
         self.account = account
         self.spares = SpareBuffers()
         self._memory = HostMemory(account, self.spares, gpu_memory_limit)
-        self._host = NumpyBackend(account, self.spares)
+        # For values that processes of the same host read where they are. Everything else, and
+        # values that nobody reads in that way, is in ordinary memory, whose first touch costs less.
+        self.shared_memory = SharedMemory()
+        self._host = NumpyBackend(account, self.spares, others=(self.shared_memory,))
+        self._shared = NumpyBackend(account, self.shared_memory, others=(self.spares,))
         if kinds is None:
             kinds = (*CUDA_KINDS, *registered_kinds())
         self._kinds = {kind.device_type: kind for kind in kinds}
@@ -108,9 +113,45 @@ class Devices:
             )
         return self._open(context) if backend is None else backend
 
-    def stage(self, shape: Shape, dtype: np.dtype[Any]) -> Buffer:
-        """A host buffer for what comes in. Raises MemoryLimitError."""
-        return self._host.empty(shape, dtype, _HOST)
+    def stage(self, shape: Shape, dtype: np.dtype[Any], *, shared: bool = False) -> Buffer:
+        """A host buffer for what comes in. Raises MemoryLimitError.
+
+        Args:
+            shape: its dimensions.
+            dtype: of its elements.
+            shared: whether what adopts it is read by other processes of the host.
+        """
+        backend = self._shared if shared else self._host
+        return backend.empty(shape, dtype, _HOST)
+
+    def place(self, buffer: Buffer) -> Place | None:
+        """Where a buffer lies in shared memory; None where it does not."""
+        if self.backend(buffer.context) is not self._host:
+            return None
+        return self.shared_memory.locate(self._host.array(buffer))
+
+    def share(self, buffer: Buffer) -> Buffer | None:
+        """A copy of a buffer in shared memory; None where its context is not of main memory.
+
+        Raises:
+            MemoryLimitError.
+        """
+        if self.backend(buffer.context) is not self._host:
+            return None
+        shared = self._shared.empty(buffer.shape, buffer.dtype, buffer.context)
+        self._host.copy(buffer, shared)
+        return shared
+
+    def another(self, buffer: Buffer) -> Buffer:
+        """A buffer like another one, in memory of the same kind, with any content.
+
+        Raises:
+            MemoryLimitError.
+        """
+        backend = self.backend(buffer.context)
+        if self.place(buffer) is not None:
+            backend = self._shared
+        return backend.empty(buffer.shape, buffer.dtype, buffer.context)
 
     def as_dtype(self, staged: Buffer, dtype: np.dtype[Any]) -> Buffer:
         """A staged buffer cast to a dtype; itself if it has it. Raises MemoryLimitError."""
@@ -159,6 +200,7 @@ class Devices:
     def trim(self) -> None:
         """Frees what is kept for later and has not been used for a while."""
         self.spares.trim()
+        self.shared_memory.trim()
         for backend in self._distinct():
             try:
                 backend.trim()

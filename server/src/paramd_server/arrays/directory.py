@@ -33,12 +33,15 @@ class Directory:
         epoch: of the server.
         num_slots: the most copies that can be found; the others are only sent.
 
+    Attributes:
+        size: of the table, in bytes.
+
     Raises:
         OSError: where the system gives no such memory.
     """
 
     def __init__(self, epoch: int, *, num_slots: int = _NUM_SLOTS) -> None:
-        size = (HEADER_WORDS + num_slots * SLOT_WORDS) * _WORD_BYTES
+        self.size = size = (HEADER_WORDS + num_slots * SLOT_WORDS) * _WORD_BYTES
         self._descriptor, mapping = sealed_memory("paramd-directory", size)
         self._words = memoryview(mapping).cast("Q")
         self._lock = threading.Lock()
@@ -65,11 +68,6 @@ class Directory:
             else:
                 return None
         return Slot(self, number)
-
-    def note_freed(self) -> None:
-        """Counts a segment that was given up, so that readers let go of it."""
-        with self._lock:
-            self._words[TableWord.NUM_FREED] += 1
 
     def close(self) -> None:
         """Gives up the descriptor; who has the table mapped can go on reading it."""

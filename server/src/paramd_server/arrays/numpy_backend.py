@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import weakref
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from paramd.context import Context
 from paramd.errors import MemoryLimitError
-from paramd.spec import Region, Shape
+from paramd.spec import Region, Shape, region_slices
 from paramd_server.arrays.backend import (
     Buffer,
     BufferHold,
@@ -21,7 +20,6 @@ from paramd_server.arrays.backend import (
     Pieces,
     Values,
     region_shape,
-    region_slices,
 )
 from paramd_server.arrays.memory import MemoryAccount, format_bytes
 from paramd_server.arrays.update_kernels import is_finite, update_array, warm_up_kernel
@@ -38,15 +36,41 @@ _UFUNCS: Final[dict[str, Any]] = {
 
 
 class NumpyBuffer:
-    """An array in main memory, counted in an account until it is garbage."""
+    """An array in main memory, counted in an account until it is garbage.
 
-    __slots__ = ("__weakref__", "array", "context", "hold", "readers")
+    Args:
+        flat: its memory, which goes back to where it came from.
+        shape: dimensions.
+        dtype: element type.
+        context: that it is on.
+        account: in which it is counted already.
+        memory: that it came from.
+    """
 
-    def __init__(self, array: HostArray, context: Context) -> None:
-        self.array = array
+    __slots__ = ("__weakref__", "_account", "_flat", "_memory", "array", "context", "hold",
+                 "readers")  # fmt: skip
+
+    def __init__(
+        self,
+        flat: HostArray,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        context: Context,
+        account: MemoryAccount,
+        memory: FlatMemory,
+    ) -> None:
+        self._flat = flat
+        self._account = account
+        self._memory = memory
+        self.array = flat.view(dtype).reshape(shape)
         self.context = context
         self.readers = 0
         self.hold: BufferHold | None = None
+
+    def __del__(self) -> None:
+        # No weakref.finalize, which costs every small call several times this.
+        self._account.release(self._flat.nbytes)
+        self._memory.give(self._flat)
 
     @property
     def shape(self) -> Shape:
@@ -93,14 +117,21 @@ class NumpyBackend:
         account: counts what is allocated.
         memory: where it comes from.
         device_type: the type of the contexts.
+        others: what else keeps memory that is of the same account.
     """
 
     def __init__(
-        self, account: MemoryAccount, memory: FlatMemory, *, device_type: str = "cpu"
+        self,
+        account: MemoryAccount,
+        memory: FlatMemory,
+        *,
+        device_type: str = "cpu",
+        others: Sequence[FlatMemory] = (),
     ) -> None:
         self._account = account
         self._memory = memory
         self._device_type = device_type
+        self._kept = (memory, *others)
 
     @property
     def device_types(self) -> Sequence[str]:
@@ -253,8 +284,10 @@ class NumpyBackend:
         if math.prod(each for each in shape if each) * dtype.itemsize > sys.maxsize:
             raise MemoryLimitError(f"no array has shape {shape}")
         self._account.reserve(size)
-        if self._account.used_bytes + self._memory.held_bytes > self._account.limit_bytes:
-            self._memory.drop()
+        kept_bytes = sum(memory.held_bytes for memory in self._kept)
+        if self._account.used_bytes + kept_bytes > self._account.limit_bytes:
+            for memory in self._kept:
+                memory.drop()
         return size
 
     def _allocate(self, size: int, *, zero: bool) -> HostArray:
@@ -271,14 +304,7 @@ class NumpyBackend:
     def _wrap(
         self, flat: HostArray, shape: Shape, dtype: np.dtype[Any], context: Context
     ) -> NumpyBuffer:
-        buffer = NumpyBuffer(flat.view(dtype).reshape(shape), context)
-        weakref.finalize(buffer, _give_back, self._account, self._memory, flat).atexit = False
-        return buffer
-
-
-def _give_back(account: MemoryAccount, memory: FlatMemory, flat: HostArray) -> None:
-    account.release(flat.nbytes)
-    memory.give(flat)
+        return NumpyBuffer(flat, shape, dtype, context, self._account, self._memory)
 
 
 def _one(array: HostArray) -> Pieces:

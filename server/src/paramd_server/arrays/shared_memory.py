@@ -8,13 +8,16 @@ neither write to it nor change its size (fcntl(2), F_SEAL_FUTURE_WRITE; Linux 5.
 from __future__ import annotations
 
 import bisect
+import errno
 import fcntl
 import logging
 import mmap
 import os
+import resource
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -109,10 +112,18 @@ class SharedMemory:
 
     Args:
         idle_s: how long a large segment is kept.
+        max_segments: the most descriptors that it takes up; by default half of what the process
+            may have. Beyond them memory is not shared.
     """
 
-    def __init__(self, *, idle_s: float = 2.0) -> None:
+    def __init__(self, *, idle_s: float = 2.0, max_segments: int | None = None) -> None:
         self._idle_s = idle_s
+        if max_segments is None:
+            max_segments = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self._max_segments = max_segments
+        # Called when segments have been given up, with no lock held but by any thread: it must not
+        # wait for anything.
+        self.on_freed: Callable[[], None] = _nothing
         # What came back: address and size. No lock: the garbage collector gives back at any point,
         # also inside of a block that holds ours.
         self._returned: deque[tuple[int, int]] = deque()
@@ -164,11 +175,14 @@ class SharedMemory:
         inside = offset + array.nbytes <= segment.size
         return Place(segment.number, offset) if inside else None
 
-    def descriptor(self, number: int) -> int | None:
-        """A duplicate of a segment's descriptor, which the caller closes; None where it is gone."""
+    def descriptor(self, number: int) -> tuple[int, int] | None:
+        """A duplicate of a segment's descriptor, which the caller closes, and the segment's size.
+
+        None where there is no such segment any more.
+        """
         with self._lock:
             segment = self._segments.get(number)
-            return None if segment is None else os.dup(segment.descriptor)
+            return None if segment is None else (os.dup(segment.descriptor), segment.size)
 
     def numbers(self) -> list[int]:
         """The segments that there are."""
@@ -213,6 +227,8 @@ class SharedMemory:
         return _array(self._new_segment(size), 0, size), True
 
     def _new_segment(self, size: int) -> Segment:
+        if len(self._segments) >= self._max_segments:
+            raise OSError(errno.EMFILE, f"there are {len(self._segments)} segments already")
         descriptor, mapping = sealed_memory("paramd-values", size)
         base = np.frombuffer(mapping, np.uint8).ctypes.data
         segment = Segment(self._next, descriptor, mapping, base, size)
@@ -238,6 +254,7 @@ class SharedMemory:
     def _free(self, before: float) -> None:
         with self._lock:
             self._collect()
+            there = len(self._segments)
             for size, spares in list(self._spares.items()):
                 kept = [each for each in spares if each.since > before]
                 for each in spares:
@@ -250,6 +267,9 @@ class SharedMemory:
             for arena in [each for each in self._segments.values() if each.free is not None]:
                 if arena.free == [(0, arena.size)]:
                     self._remove(arena)
+            freed = len(self._segments) < there
+        if freed:
+            self.on_freed()
 
     def _remove(self, segment: Segment) -> None:
         del self._segments[segment.number]
@@ -261,6 +281,10 @@ class SharedMemory:
         if not self._has_complained:
             self._has_complained = True
             _log.warning("values are not shared from now on, but only sent: %s", err)
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 def _array(segment: Segment, offset: int, size: int) -> HostArray:

@@ -23,6 +23,7 @@ from paramd_server.core.mean import mean_of_copies
 from paramd_server.core.parts import shown_shape, whole_shape
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import RowSparseGradient
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.writing import Action
 
@@ -44,8 +45,10 @@ def _apply(
 ) -> None:
     """Changes parameters all together: everything that can fail goes before any change."""
     with registry.hold(list(dict.fromkeys(names))) as parameters:
-        for action in [prepare(parameter) for parameter in parameters]:
-            action()
+        actions = [prepare(parameter) for parameter in parameters]
+        with changing(parameters):
+            for action in actions:
+                action()
 
 
 def _change_spec(parameter: StoredParameter, **changes: Any) -> Action:

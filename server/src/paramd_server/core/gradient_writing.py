@@ -19,6 +19,7 @@ from paramd.spec import TensorHead, Version
 from paramd_server.arrays.backend import HostArray
 from paramd_server.core.initialization import finish_deferred
 from paramd_server.core.registry import Registry
+from paramd_server.core.row_sparse import RowSparseGradient
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.value_writing import whole_value
 from paramd_server.core.writing import (
@@ -78,20 +79,19 @@ class GradientStage(WriteStage):
         if mode == "by_grad_req":
             mode = "add" if parameter.current.grad_req == "add" else "assign"
         context = parameter.resolve(write.head.context, self._current)
-        write = replace(write, head=replace(write.head, mode=mode, context=context))
         if parameter.current.grad_stype != "default":
-            action = self._prepare_sparse(parameter, context, write)
+            action = self._prepare_sparse(parameter, context, write, mode)
         elif write.ids is None:
-            action = write_dense(parameter, parameter.gradients, context, write)
+            action = write_dense(parameter, parameter.gradients, context, write, mode)
         elif mode == "assign":
             dense = StagedWrite(
                 replace(write.head, stype="default", num_rows=0),
                 whole_value(parameter, write, parameter.current.dtype),
                 None,
             )
-            action = write_dense(parameter, parameter.gradients, context, dense)
+            action = write_dense(parameter, parameter.gradients, context, dense, mode)
         else:
-            action = write_rows(parameter, parameter.gradients, context, write)
+            action = write_rows(parameter, parameter.gradients, context, write, mode)
 
         def commit() -> None:
             action()
@@ -105,15 +105,20 @@ class GradientStage(WriteStage):
         return [parameter.gradient_version for parameter in parameters]
 
     def _prepare_sparse(
-        self, parameter: StoredParameter, context: Context, write: StagedWrite
+        self, parameter: StoredParameter, context: Context, write: StagedWrite, mode: str
     ) -> Action:
         current = parameter.sparse_gradients[context]
         ids, rows = _rows_of(parameter, write)
         devices = self._registry.devices
-        if write.head.mode == "assign":
+        if mode == "assign" and write.ids is not None:
+            # The staged memory becomes the gradient's.
+            staged = parameter.as_dtype(write.value, current.rows.dtype)
+            adopted = parameter.backend(context).adopt(staged, context)
+            fresh = RowSparseGradient(ids, adopted, parameter.shape)
+        elif mode == "assign":
             fresh = current.replaced(ids, rows, devices)
         else:
-            fresh = current.merged(ids, rows, devices, mode=write.head.mode)
+            fresh = current.merged(ids, rows, devices, mode=mode)
 
         def publish() -> None:
             parameter.sparse_gradients[context] = fresh

@@ -11,6 +11,7 @@ from paramd.spec import FirstValue, InitializeEntry, StoredInfo, shape_is_known
 from paramd_server.arrays.backend import Buffer
 from paramd_server.core.parts import whole_shape
 from paramd_server.core.registry import Registry
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 
 __all__ = ["distinct_contexts", "finish_deferred", "initialize"]
@@ -62,8 +63,10 @@ def initialize(
             _prepare(parameter, entry, placed, force_reinit=force_reinit)
             for parameter, entry in pairs
         ]
-        for parameter, (outcome, publish) in zip(parameters, prepared, strict=True):
-            publish()
+        with changing(parameters):
+            for _, publish in prepared:
+                publish()
+        for parameter, (outcome, _) in zip(parameters, prepared, strict=True):
             outcomes.append((outcome, parameter.info()))
     return outcomes
 

@@ -125,6 +125,9 @@ class LoadStage(WriteStage):
         """See WriteStage."""
         return [parameter.version for parameter in parameters]
 
+    def _is_read_in_place(self, parameter: StoredParameter) -> bool:
+        return parameter.shared is not None
+
     def _check_shape(self, parameter: StoredParameter, head: TensorHead) -> None:
         known = parameter.current.shape
         try:

@@ -201,6 +201,7 @@ class RowReader:
             finish_deferred(self._parameter)
             self._context = self._parameter.resolve(context, current)
             self._last_id = -1
+            self._memory: HostArray | None = None
             self.head = _head(self._parameter, self._context, gradient=False)
 
     @property
@@ -208,28 +209,40 @@ class RowReader:
         """The shape of one row."""
         return self.head.shape[1:]
 
-    def memory(self, num_rows: int) -> HostArray:
-        """Host memory for blocks of at most so many rows. Raises MemoryLimitError."""
-        backend = self._parameter.backend(self._context)
-        return backend.row_memory((num_rows, *self.row_shape), self.head.dtype)
-
-    def take(self, ids: IntArray, out: HostArray) -> None:
-        """Gathers a block of rows, atomically.
+    def blocks(self, ids: IntArray, block_bytes: int) -> Iterator[HostArray]:
+        """Gathers rows in blocks, each atomically.
 
         Args:
-            ids: sorted and unique, after those of the block before.
-            out: host array of shape (len(ids), *row_shape) and the parameter's dtype.
+            ids: sorted and unique, after those of the call before.
+            block_bytes: about the size of a block, which has one row at least.
+
+        Returns:
+            Host arrays of shape (n, *row_shape), C-contiguous, in the order of the ids; each valid
+            until the next is asked for.
 
         Raises:
             RowIdError, InvalidStreamError: for wrong ids.
             ParameterNotFoundError, ContextWithoutCopyError, DTypeMismatchError: where it went,
                 or was cast, meanwhile.
+            MemoryLimitError: where the memory for a block does not fit.
         """
-        parameter = self._parameter
-        check_ids(parameter.name, ids, self.head.shape[0], after=self._last_id)
+        check_ids(self._parameter.name, ids, self.head.shape[0], after=self._last_id)
         if not ids.size:
             return
         self._last_id = int(ids[-1])
+        row_bytes = math.prod(self.row_shape) * self.head.dtype.itemsize
+        step = min(max(1, block_bytes // max(1, row_bytes)), len(ids))
+        if self._memory is None or len(self._memory) < step:
+            backend = self._parameter.backend(self._context)
+            self._memory = backend.row_memory((step, *self.row_shape), self.head.dtype)
+        for begin in range(0, len(ids), step):
+            block = ids[begin : begin + step]
+            rows = self._memory[: len(block)]
+            self._take(block, rows)
+            yield rows
+
+    def _take(self, ids: IntArray, out: HostArray) -> None:
+        parameter = self._parameter
         with parameter.lock:
             parameter.check_not_deleted()
             buffer = parameter.copies[parameter.resolve(self._context, self._context)]

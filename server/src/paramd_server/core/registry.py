@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 
 from paramd.errors import (
@@ -15,6 +15,7 @@ from paramd.errors import (
 from paramd.spec import ParameterSpec, StoredInfo, shape_is_known
 from paramd_server.arrays.devices import Devices
 from paramd_server.core.parts import merge_part, shown_shape, whole_shape
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 
 __all__ = ["Registry"]
@@ -76,7 +77,7 @@ class Registry:
         with self._lock, ExitStack() as stack:
             # What a shape is now must not change between the comparison and the merge.
             names = {spec.name for spec, _ in declarations} & self._parameters.keys()
-            stack.enter_context(self.hold(sorted(names)))
+            held = stack.enter_context(self.hold(sorted(names)))
             merged: dict[str, ParameterSpec] = {}
             for spec, compared in declarations:
                 known = self._parameters.get(spec.name)
@@ -88,6 +89,7 @@ class Registry:
                 now = merged.get(spec.name) or (known.current if known is not None else base)
                 compares_shape = "shape" in compared or spec.part is not None
                 merged[spec.name] = _merge_shape(now, spec) if compares_shape else now
+            stack.enter_context(changing(held))
             for name, spec in merged.items():
                 parameter = self._parameters.get(name)
                 if parameter is None:
@@ -140,7 +142,7 @@ class Registry:
 
     def delete(self, names: Sequence[str]) -> None:
         """Removes parameters. Raises ParameterNotFoundError, and removes none then."""
-        with self._lock, self.hold(names) as parameters:
+        with self._lock, self.hold(names) as parameters, changing(parameters):
             for parameter in parameters:
                 parameter.deleted = True
                 del self._parameters[parameter.name]
@@ -148,23 +150,22 @@ class Registry:
             for listener in self._listeners:
                 listener(name)
 
-    @contextmanager
-    def hold(self, names: Sequence[str]) -> Iterator[list[StoredParameter]]:
-        """Locks parameters, all together, for as long as the block runs.
+    def hold(self, names: Sequence[str]) -> AbstractContextManager[list[StoredParameter]]:
+        """Locks parameters, all together, for as long as a block runs.
 
         The locks are taken in the order of the names, so that two such blocks cannot wait for
         each other.
 
+        Args:
+            names: of the parameters.
+
+        Returns:
+            What locks them, and gives them in the order of the names.
+
         Raises:
-            ParameterNotFoundError: where a name is unknown or deleted.
+            ParameterNotFoundError: where a name is unknown, or where the block is entered deleted.
         """
-        found = self._find(names)
-        with ExitStack() as stack:
-            for parameter in sorted(set(found), key=lambda each: each.name):
-                stack.enter_context(parameter.lock)
-            for parameter in found:
-                parameter.check_not_deleted()
-            yield found
+        return _Hold(self._find(names))
 
     @contextmanager
     def hold_all(self) -> Iterator[list[StoredParameter]]:
@@ -209,6 +210,38 @@ class Registry:
                 )
             parameters.append(parameter)
         return parameters
+
+
+class _Hold:
+    """See `Registry.hold`. A class, because every small call comes here, and generators cost."""
+
+    __slots__ = ("_found", "_taken")
+
+    def __init__(self, found: list[StoredParameter]) -> None:
+        self._found = found
+        self._taken: list[StoredParameter] = []
+
+    def __enter__(self) -> list[StoredParameter]:
+        found = self._found
+        ordered = found if len(found) < 2 else sorted(set(found), key=_name_of)
+        try:
+            for parameter in ordered:
+                parameter.lock.acquire()
+                self._taken.append(parameter)
+            for parameter in found:
+                parameter.check_not_deleted()
+        except BaseException:
+            self.__exit__()
+            raise
+        return found
+
+    def __exit__(self, *_failure: object) -> None:
+        while self._taken:
+            self._taken.pop().lock.release()
+
+
+def _name_of(parameter: StoredParameter) -> str:
+    return parameter.name
 
 
 def _normal(spec: ParameterSpec) -> ParameterSpec:

@@ -24,6 +24,7 @@ from paramd_server.arrays.backend import ArrayBackend, Buffer, HostArray
 from paramd_server.arrays.devices import Devices
 from paramd_server.core.parts import shown_shape
 from paramd_server.core.row_sparse import RowSparseGradient
+from paramd_server.core.shared_copies import SharedCopies
 
 __all__ = ["StoredParameter"]
 
@@ -65,6 +66,8 @@ class StoredParameter:
         self.fresh_gradients: set[Context] = set()
         # Which step of which trainer the values are of, where that is one on several shards.
         self.step: tuple[int, int] | None = None
+        # Where processes of the same host find the copies; None where no such process has asked.
+        self.shared: SharedCopies | None = None
         self.devices = devices
         self._epoch = epoch
 
@@ -329,7 +332,7 @@ class StoredParameter:
             return buffer
         backend = self.backend(buffer.context)
         try:
-            fresh = backend.empty(buffer.shape, buffer.dtype, buffer.context)
+            fresh = self.devices.another(buffer)
         except MemoryLimitError:
             if buffer.readers or hold is None:
                 raise

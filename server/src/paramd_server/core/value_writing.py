@@ -127,19 +127,28 @@ class ValueStage(WriteStage):
             return parameter.prepare(parameter.spread(staged, parameter.deferred.contexts))
         contexts = list(parameter.copies) if head.context is None else [head.context]
         if write.ids is not None and head.mode in _ROW_MODES:
-            actions = [write_rows(parameter, parameter.copies, each, write) for each in contexts]
+            mode = "assign" if head.mode == "assign_rows" else head.mode
+            actions = [
+                write_rows(parameter, parameter.copies, each, write, mode) for each in contexts
+            ]
             return _committing(parameter, actions)
         if write.ids is not None:
             dense = whole_value(parameter, write, parameter.current.dtype)
             write = StagedWrite(_dense_head(head), dense, None)
         if whole and write.head.shape == parameter.shape:
             return self._replace(parameter, write, contexts)
-        actions = [write_dense(parameter, parameter.copies, context, write) for context in contexts]
+        actions = [
+            write_dense(parameter, parameter.copies, context, write, head.mode)
+            for context in contexts
+        ]
         return _committing(parameter, actions)
 
     def versions(self, parameters: Sequence[StoredParameter]) -> list[Version]:
         """See WriteStage."""
         return [parameter.version for parameter in parameters]
+
+    def _is_read_in_place(self, parameter: StoredParameter) -> bool:
+        return parameter.shared is not None
 
     def _replace(
         self, parameter: StoredParameter, write: StagedWrite, contexts: Sequence[Context]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.parts import check_part
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import check_ids
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 
 __all__ = [
@@ -86,6 +86,7 @@ class TensorStage(ABC):
             )
         with self._registry.hold([head.name]) as parameters:
             self._check(parameters[0], head)
+            shared = self._is_read_in_place(parameters[0])
         devices = self._registry.devices
         ids: Buffer | None = None
         shape, dtype = head.shape, head.dtype
@@ -95,7 +96,7 @@ class TensorStage(ABC):
                 shape = (head.num_rows, *head.shape[1:])
             elif head.two_bit_threshold:
                 shape, dtype = (head.size_bytes,), np.dtype(np.uint8)
-            value = devices.stage(shape, dtype)
+            value = devices.stage(shape, dtype, shared=shared)
         self._writes.append(StagedWrite(head, value, ids))
         self._placed.setdefault(head.name, set()).add(head.context)
         arrays = [] if ids is None else [devices.staged_array(ids)]
@@ -105,6 +106,10 @@ class TensorStage(ABC):
     def names(self) -> list[str]:
         """The parameters whose tensors have been placed."""
         return [write.head.name for write in self._writes]
+
+    def _is_read_in_place(self, _parameter: StoredParameter) -> bool:
+        """Whether what is staged becomes a value that processes of this host read in place."""
+        return False
 
     def _check(self, parameter: StoredParameter, head: TensorHead) -> None:
         check_part(parameter.current, head.part)
@@ -143,8 +148,9 @@ class WriteStage(TensorStage):
             for parameter, write in zip(parameters, writes, strict=True):
                 with naming(parameter.name):
                     actions.append(self.prepare(parameter, write))
-            for action in actions:
-                action()
+            with changing(parameters):
+                for action in actions:
+                    action()
             return self.versions(parameters)
 
     @abstractmethod
@@ -156,13 +162,28 @@ class WriteStage(TensorStage):
         """The versions to report."""
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Adds the parameter's name to what the memory account says."""
-    try:
-        yield
-    except MemoryLimitError as err:
-        raise MemoryLimitError(f"Parameter '{name}': {err}", parameter=name) from err
+class naming:  # noqa: N801 - it is used like a function
+    """Adds the parameter's name to what the memory account says in a block.
+
+    Args:
+        name: of the parameter.
+
+    Raises:
+        MemoryLimitError: instead of one without a name.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, err: BaseException | None, _traceback: object) -> None:
+        if isinstance(err, MemoryLimitError):
+            name = self._name
+            raise MemoryLimitError(f"Parameter '{name}': {err}", parameter=name) from err
 
 
 def check_staged_ids(parameter: StoredParameter, write: StagedWrite) -> None:
@@ -224,7 +245,11 @@ def check_dense(parameter: StoredParameter, head: TensorHead) -> None:
 
 
 def write_dense(
-    parameter: StoredParameter, buffers: dict[Context, Buffer], context: Context, write: StagedWrite
+    parameter: StoredParameter,
+    buffers: dict[Context, Buffer],
+    context: Context,
+    write: StagedWrite,
+    mode: str,
 ) -> Action:
     """Prepares the write of a dense value to one dense buffer.
 
@@ -232,10 +257,11 @@ def write_dense(
         parameter: locked.
         buffers: its copies or its gradients.
         context: which of them.
-        write: of a mode that computes nothing that depends on grad_req.
+        write: of a dense tensor.
+        mode: 'assign', 'add', 'subtract', 'multiply' or 'divide'.
     """
     head = write.head
-    whole = head.mode == "assign" and head.region is None
+    whole = mode == "assign" and head.region is None
     if whole and head.shape == parameter.shape:
         # The staged memory becomes the parameter's: no copy at all.
         staged = parameter.as_dtype(write.value, parameter.current.dtype)
@@ -251,14 +277,18 @@ def write_dense(
         value = parameter.staged_array(write.value)
         while value.ndim > len(parameter.shape):
             value = value[0]
-        parameter.backend(context).write(target, value, region=head.region, mode=head.mode)
+        parameter.backend(context).write(target, value, region=head.region, mode=mode)
         buffers[context] = target
 
     return combine
 
 
 def write_rows(
-    parameter: StoredParameter, buffers: dict[Context, Buffer], context: Context, write: StagedWrite
+    parameter: StoredParameter,
+    buffers: dict[Context, Buffer],
+    context: Context,
+    write: StagedWrite,
+    mode: str,
 ) -> Action:
     """Prepares the write of some rows to one dense buffer; the other rows stay.
 
@@ -267,11 +297,11 @@ def write_rows(
         buffers: its copies or its gradients.
         context: which of them.
         write: of a row_sparse tensor.
+        mode: 'assign', 'add' or 'subtract'.
     """
     assert write.ids is not None
     ids, rows = parameter.staged_array(write.ids), parameter.staged_array(write.value)
     target = parameter.writable(buffers, context, keep=True, rows=ids)
-    mode = "assign" if write.head.mode == "assign_rows" else write.head.mode
 
     def combine() -> None:
         parameter.backend(context).put_rows(target, ids, rows, mode=mode)

@@ -70,6 +70,8 @@ RIGHTS: Final = MappingProxyType(
         "/paramd.v1.SnapshotService/SaveSnapshot": _ADMIN,
         "/paramd.v1.SnapshotService/AwaitSnapshot": _READ,
         "/paramd.v1.SnapshotService/ListSnapshots": _READ,
+        # Each call on the stream takes its own right beside that.
+        "/paramd.v1.CallService/StreamCalls": _READ,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _READ,
     }
 )
@@ -92,7 +94,7 @@ class Authorization(grpc.ServerInterceptor):
     """Lets a call through where its token has the right that the method takes.
 
     A call costs one digest and a comparison with each known token; a stream is checked once, when
-    it is opened.
+    it is opened. Calls that come over a stream that stays open are checked one by one.
 
     Args:
         tokens: gives the tokens as they are now.
@@ -114,11 +116,26 @@ class Authorization(grpc.ServerInterceptor):
         if method in OPEN:
             return continuation(handler_call_details)
         try:
-            self._check(method, handler_call_details.invocation_metadata, None)
+            self.check(method, handler_call_details.invocation_metadata)
         except (UnauthenticatedError, PermissionDeniedError) as err:
-            self._refusals.note(method, err)
             return self._handler(err)
         return continuation(handler_call_details)
+
+    def check(self, method: str, metadata: Metadata | None) -> None:
+        """Checks that a caller has the right that a method takes, and logs where not.
+
+        Args:
+            method: its path.
+            metadata: of the call, or of the stream on which it comes.
+
+        Raises:
+            UnauthenticatedError, PermissionDeniedError: where not.
+        """
+        try:
+            self._check(method, metadata, None)
+        except (UnauthenticatedError, PermissionDeniedError) as err:
+            self._refusals.note(method, err)
+            raise
 
     def require_server_files(self, context: grpc.ServicerContext) -> None:
         """Checks that the caller may name files on the server's side.

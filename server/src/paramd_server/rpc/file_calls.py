@@ -20,6 +20,7 @@ from paramd.errors import (
 from paramd.files import FileReader, TensorInfo, file_errors, format_of, open_reader, open_writer
 from paramd.spec import LoadOptions, TensorHead
 from paramd.v1 import parameter_service_pb2 as pb
+from paramd.wire.envelope import Payload, whole
 from paramd.wire.messages import contexts_from_wire
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from paramd_server.arrays.backend import HostArray
@@ -60,7 +61,7 @@ class FileCalls:
         self._directory = directory
         self._authorization = authorization
 
-    def save(self, request: pb.SaveRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def save(self, request: pb.SaveRequest, context: grpc.ServicerContext) -> Iterator[Payload]:
         """See Save in the proto file."""
         self._check_path(request.path, context)
         names = list(request.names)
@@ -76,7 +77,7 @@ class FileCalls:
                 for block in tensor.blocks():
                     yield from data_messages(byte_view(np.asarray(block)))
 
-    def load(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def load(self, messages: Iterator[Payload], context: grpc.ServicerContext) -> bytes:
         """See Load in the proto file."""
         operation, options, rest = _open_load(messages)
         self._check_path(options.path, context)
@@ -201,14 +202,16 @@ def _manifest(saved: Sequence[SavedTensor]) -> Iterator[bytes]:
         yield pb.SaveResponse(manifest=page).SerializeToString()
 
 
-def _open_load(messages: Iterator[bytes]) -> tuple[Operation, LoadOptions, Iterator[bytes]]:
+def _open_load(
+    messages: Iterator[Payload],
+) -> tuple[Operation, LoadOptions, Iterator[Payload]]:
     """Reads the opening messages: what they say, and the messages that follow."""
     first: pb.LoadOpen = first_message(messages, pb.LoadRequest, "open")
     names, file_names = list(first.names), list(first.file_names)
-    rest: list[bytes] = []
+    rest: list[Payload] = []
     for message in messages:
         try:
-            more = pb.LoadRequest.FromString(message)
+            more = pb.LoadRequest.FromString(whole(message))
         except DecodeError:
             # The receiver will say what is wrong with it.
             rest.append(message)
@@ -233,7 +236,7 @@ def _open_load(messages: Iterator[bytes]) -> tuple[Operation, LoadOptions, Itera
         file_names=tuple(file_names),
     )
 
-    def following() -> Iterator[bytes]:
+    def following() -> Iterator[Payload]:
         yield from rest
         yield from messages
 

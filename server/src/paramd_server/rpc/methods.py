@@ -1,4 +1,4 @@
-"""Servicers to gRPC: handlers that take and give bytes, and turn exceptions into statuses."""
+"""The methods of servicers as functions on bytes, and gRPC's handlers for them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,24 @@ from google.protobuf.message_factory import GetMessageClass
 from paramd.errors import (
     InternalServerError,
     InvalidMessageError,
+    InvalidStreamError,
     MemoryLimitError,
     ParamdError,
     ServerUnavailable,
 )
+from paramd.wire.envelope import Payload, whole
 from paramd.wire.status import DETAIL_KEY, code_of, encode_error
+from paramd_server.rpc.running_calls import RunningCalls
 from paramd_server.rpc.streams import OpenStreams
 
-__all__ = ["ServiceMethods", "service_handler"]
+__all__ = [
+    "Method",
+    "ServiceMethods",
+    "abort",
+    "as_paramd_error",
+    "service_handler",
+    "status_text",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +49,11 @@ class ServiceMethods:
     Attributes:
         descriptor: the service.
         servicer: has a method of the name of each RPC. A unary request comes decoded, a stream of
-            requests as an iterator of bytes; a unary response is a message or bytes, a stream of
-            responses an iterator of bytes.
+            requests as an iterator of `Payload`, in which a view is valid until the next message; a
+            unary response is a message or bytes, a stream of responses such an iterator.
         pools: the threads for some RPCs, by name; the others use the server's.
-        streams: where streaming calls are watched.
+        streams: where calls are watched.
+        calls: counts them.
         serving: not set while calls are put off, because the cluster has not formed; None for
             calls that never are.
     """
@@ -51,18 +62,90 @@ class ServiceMethods:
     servicer: object
     pools: dict[str, futures.ThreadPoolExecutor]
     streams: OpenStreams
+    calls: RunningCalls
     serving: threading.Event | None = None
+
+    def methods(self) -> list[Method]:
+        """Its RPCs.
+
+        Raises:
+            AttributeError: where the servicer lacks one.
+        """
+        return [Method(each, self) for each in self.descriptor.methods]
+
+
+class Method:
+    """One RPC of a servicer: messages as bytes in and out, however they travel.
+
+    Args:
+        descriptor: the RPC.
+        methods: of its service.
+
+    Attributes:
+        name: of the RPC.
+        path: what clients call it: '/paramd.v1.ParameterService/GetData'.
+        client_streaming: whether its requests are a stream.
+        server_streaming: whether its responses are one.
+    """
+
+    def __init__(self, descriptor: MethodDescriptor, methods: ServiceMethods) -> None:
+        self.name: str = descriptor.name
+        self.path = f"/{methods.descriptor.full_name}/{descriptor.name}"
+        self.client_streaming: bool = descriptor.client_streaming
+        self.server_streaming: bool = descriptor.server_streaming
+        self._function: Callable[..., Any] = getattr(methods.servicer, descriptor.name)
+        self._request_class = GetMessageClass(descriptor.input_type)
+        self._streams = methods.streams
+        self._serving = methods.serving
+
+    def answers(
+        self, requests: Iterator[Payload], context: grpc.ServicerContext
+    ) -> Iterator[Payload]:
+        """Carries out one call.
+
+        Args:
+            requests: its messages; of a unary request that one.
+            context: of the call, or what stands for it: of it `invocation_metadata` and `cancel`
+                are used.
+
+        Raises:
+            ServerUnavailable: where the server does not serve yet; clients wait for that.
+            InvalidStreamError, InvalidMessageError: where a unary request is not one message.
+            Whatever the servicer raises.
+        """
+        with self._streams.open(context) as stream:
+            if self._serving is not None and not self._serving.is_set():
+                raise ServerUnavailable("the shards of the cluster are not all there yet")
+            coming = stream.received(requests)
+            argument: Any = coming if self.client_streaming else self._single(coming)
+            result = self._function(argument, context)
+            if self.server_streaming:
+                yield from stream.sent(result)
+            else:
+                yield result if isinstance(result, bytes) else result.SerializeToString()
+
+    def _single(self, requests: Iterator[Payload]) -> Message:
+        request = next(requests, None)
+        if request is None or next(requests, None) is not None:
+            raise InvalidStreamError(f"{self.name} takes one message, no more and no less")
+        data = whole(request)
+        try:
+            message: Message = self._request_class.FromString(data)
+        except DecodeError as err:
+            name = self._request_class.DESCRIPTOR.name
+            raise InvalidMessageError(f"{len(data)} bytes are no {name} message") from err
+        return message
 
 
 def service_handler(methods: ServiceMethods) -> grpc.GenericRpcHandler:
-    """The handlers of all methods of a service.
+    """The handlers for gRPC of all methods of a service.
 
     Raises:
         AttributeError: where the servicer lacks one.
     """
     handlers = {}
-    for method in methods.descriptor.methods:
-        behavior = _behavior(method, methods)
+    for method in methods.methods():
+        behavior = (_streaming if method.server_streaming else _one_answer)(method, methods.calls)
         pool = methods.pools.get(method.name)
         if pool is not None:
             # The way by which grpcio lets a method run on threads of its own.
@@ -81,99 +164,57 @@ _HANDLERS: Final[dict[tuple[bool, bool], Callable[[Any], grpc.RpcMethodHandler[A
 }
 
 
-def _behavior(method: MethodDescriptor, methods: ServiceMethods) -> Callable[..., Any]:
-    function = _gated(getattr(methods.servicer, method.name), methods.serving)
-    request_class = None if method.client_streaming else GetMessageClass(method.input_type)
-    if method.server_streaming:
-        return _streaming(function, request_class, methods.streams)
-    if method.client_streaming:
-        return _collecting(function, methods.streams)
-    return _unary(function, request_class)
+def _one_answer(method: Method, calls: RunningCalls) -> Callable[..., Any]:
+    """One response of bytes."""
 
-
-def _gated(function: Callable[..., Any], serving: threading.Event | None) -> Callable[..., Any]:
-    """Puts calls off with UNAVAILABLE, which clients wait for, until the server may serve."""
-    if serving is None:
-        return function
-
-    def call(argument: Any, context: grpc.ServicerContext) -> Any:
-        if not serving.is_set():
-            raise ServerUnavailable("the shards of the cluster are not all there yet")
-        return function(argument, context)
-
-    return call
-
-
-def _unary(function: Callable[..., Any], request_class: Any) -> Callable[..., Any]:
-    """Bytes to bytes."""
-
-    def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def handle(request: Any, context: grpc.ServicerContext) -> bytes:
         try:
-            return _encode(function(_decode(request_class, request), context))
+            calls.begin_until_sent(context)
+            (answer,) = method.answers(_requests(method, request), context)
+            return whole(answer)
         except Exception as err:
-            _abort(context, err)
+            abort(context, err)
 
     return handle
 
 
-def _collecting(function: Callable[..., Any], streams: OpenStreams) -> Callable[..., Any]:
-    """A stream of bytes to bytes."""
-
-    def handle(messages: Iterable[bytes], context: grpc.ServicerContext) -> bytes:
-        with streams.open(context) as stream:
-            try:
-                return _encode(function(stream.received(messages), context))
-            except Exception as err:
-                _abort(context, err)
-
-    return handle
-
-
-def _streaming(
-    function: Callable[..., Any], request_class: Any, streams: OpenStreams
-) -> Callable[..., Any]:
-    """Bytes, or without a class a stream of them, to a stream of bytes."""
+def _streaming(method: Method, calls: RunningCalls) -> Callable[..., Any]:
+    """A stream of responses of bytes."""
 
     def handle(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-        with streams.open(context) as stream:
-            try:
-                if request_class is None:
-                    argument: Any = stream.received(request)
-                else:
-                    argument = _decode(request_class, request)
-                yield from stream.sent(function(argument, context))
-            except Exception as err:
-                _abort(context, err)
+        try:
+            calls.begin_until_sent(context)
+            for answer in method.answers(_requests(method, request), context):
+                yield whole(answer)
+        except Exception as err:
+            abort(context, err)
 
     return handle
 
 
-def _decode(request_class: Any, request: bytes) -> Message:
-    try:
-        message: Message = request_class.FromString(request)
-    except DecodeError as err:
-        raise InvalidMessageError(
-            f"{len(request)} bytes are no {request_class.DESCRIPTOR.name} message"
-        ) from err
-    return message
+def _requests(method: Method, request: Any) -> Iterator[Payload]:
+    messages: Iterable[Payload] = request if method.client_streaming else (request,)
+    return iter(messages)
 
 
-def _encode(result: Message | bytes) -> bytes:
-    return result if isinstance(result, bytes) else result.SerializeToString()
-
-
-def _abort(context: grpc.ServicerContext, err: Exception) -> NoReturn:
+def abort(context: grpc.ServicerContext, err: Exception) -> NoReturn:
+    """Ends a call of gRPC's with the status of an exception."""
     if isinstance(err, grpc.RpcError):
         # The client has gone, or was cut off: there is nobody to tell. gRPC keeps the exception
         # in a cycle, and with its traceback it would keep what has been staged.
         raise err.with_traceback(None)
-    error = _as_paramd_error(err)
+    error = as_paramd_error(err)
     context.set_trailing_metadata(((DETAIL_KEY, encode_error(error)),))
-    text = str(error).encode("ascii", "replace").decode()[:_MAX_STATUS_CHARS]
-    context.abort(code_of(error), text)
+    context.abort(code_of(error), status_text(error))
 
 
-def _as_paramd_error(err: Exception) -> ParamdError:
+def status_text(error: ParamdError) -> str:
+    """The text of an error beside its status, in ASCII."""
+    return str(error).encode("ascii", "replace").decode()[:_MAX_STATUS_CHARS]
+
+
+def as_paramd_error(err: Exception) -> ParamdError:
+    """What a client is told of an exception. What it should not know is logged."""
     if isinstance(err, ParamdError):
         return err
     if isinstance(err, MemoryError):

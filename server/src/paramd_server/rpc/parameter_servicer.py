@@ -14,6 +14,7 @@ from paramd.spec import InitializeEntry, StoredInfo, TensorHead, Version
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.dtypes import dtype_from_wire
+from paramd.wire.envelope import Payload, decode_data
 from paramd.wire.messages import (
     context_from_wire,
     contexts_from_wire,
@@ -36,6 +37,7 @@ from paramd_server.core.initialization import initialize
 from paramd_server.core.operations import OperationWindow
 from paramd_server.core.reading import RowReader, open_gradients, open_values
 from paramd_server.core.registry import Registry
+from paramd_server.core.row_sparse import IntArray
 from paramd_server.core.value_writing import FirstValueStage, ValueStage
 from paramd_server.core.workers import Workers
 from paramd_server.rpc.file_calls import FileCalls
@@ -124,7 +126,7 @@ class ParameterServicer:
 
     def GetData(
         self, request: pb.GetDataRequest, _context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Payload]:
         """Streams values."""
         selectors = selectors_from_wire(request.tensors)
         with open_values(self._registry, selectors, current_context(request)) as readings:
@@ -132,13 +134,13 @@ class ParameterServicer:
 
     def GetGrad(
         self, request: pb.GetGradRequest, _context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Payload]:
         """Streams gradients."""
         selectors = selectors_from_wire(request.tensors)
         with open_gradients(self._registry, selectors, current_context(request)) as readings:
             yield from reading_messages(readings, pb.GetGradResponse)
 
-    def SetData(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+    def SetData(self, messages: Iterator[Payload], _context: grpc.ServicerContext) -> bytes:
         """Writes values."""
         opened: pb.SetDataOpen = first_message(messages, pb.SetDataRequest, "open")
         operation = operation_from_wire(opened.operation)
@@ -160,7 +162,7 @@ class ParameterServicer:
 
         return self._operations.run(operation, carry_out)
 
-    def SetGrad(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+    def SetGrad(self, messages: Iterator[Payload], _context: grpc.ServicerContext) -> bytes:
         """Writes gradients."""
         opened: pb.SetGradOpen = first_message(messages, pb.SetGradRequest, "open")
         operation = operation_from_wire(opened.operation)
@@ -218,28 +220,29 @@ class ParameterServicer:
         return self._operations.run(operation_from_wire(request.operation), carry_out)
 
     def PullRowSparse(
-        self, messages: Iterator[bytes], _context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+        self, messages: Iterator[Payload], _context: grpc.ServicerContext
+    ) -> Iterator[Payload]:
         """Streams rows for blocks of ids."""
         reader: RowReader | None = None
         for message in messages:
-            request = _row_request(message)
-            part = request.WhichOneof("part")
-            if part == "open":
+            ids, request = _row_request(message)
+            if ids is not None and reader is not None:
+                for rows in reader.blocks(ids, CHUNK_BYTES):
+                    yield from data_messages(byte_view(rows))
+            elif request is not None and request.HasField("open"):
                 opened = request.open
                 wanted = context_from_wire(opened.context) if opened.HasField("context") else None
                 reader = RowReader(self._registry, opened.name, wanted, current_context(opened))
                 yield _row_header(reader.head)
-            elif part == "ids" and reader is not None:
-                yield from _gather(reader, request.ids)
             else:
+                part = "ids" if request is None else request.WhichOneof("part")
                 raise InvalidStreamError(f"a pull of rows begins with open, but got {part}")
 
-    def Save(self, request: pb.SaveRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def Save(self, request: pb.SaveRequest, context: grpc.ServicerContext) -> Iterator[Payload]:
         """Reads parameters for a file."""
         return self._files.save(request, context)
 
-    def Load(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def Load(self, messages: Iterator[Payload], context: grpc.ServicerContext) -> bytes:
         """Loads parameters from a file."""
         return self._files.load(messages, context)
 
@@ -274,13 +277,29 @@ def _versions(versions: Iterable[Version]) -> list[tensor_pb2.Version]:
     return [tensor_pb2.Version(epoch=each.epoch, counter=each.counter) for each in versions]
 
 
-def _row_request(message: bytes) -> pb.PullRowSparseRequest:
+def _row_request(message: Payload) -> tuple[IntArray | None, pb.PullRowSparseRequest | None]:
+    """A block of ids, or a message of another kind."""
+    if isinstance(message, memoryview):
+        return _ids_of(message), None
+    data = decode_data(message)
+    if data is not None:
+        return _ids_of(data), None
     try:
-        return pb.PullRowSparseRequest.FromString(message)
+        request = pb.PullRowSparseRequest.FromString(message)
     except DecodeError as err:
         raise InvalidMessageError(
             f"{len(message)} bytes are no PullRowSparseRequest message"
         ) from err
+    if request.WhichOneof("part") == "ids":
+        return _ids_of(memoryview(request.ids)), None
+    return None, request
+
+
+def _ids_of(data: memoryview) -> IntArray:
+    if len(data) % _ID_BYTES:
+        raise InvalidStreamError(f"a block of ids has {len(data)} bytes, no multiple of 8")
+    # A copy: within a message they are not aligned.
+    return np.frombuffer(data, "<i8").astype(np.int64)
 
 
 def _row_header(head: TensorHead) -> bytes:
@@ -288,18 +307,3 @@ def _row_header(head: TensorHead) -> bytes:
     header.stype = tensor_pb2.STORAGE_TYPE_ROW_SPARSE
     header.size_bytes = 0
     return pb.PullRowSparseResponse(header=header).SerializeToString()
-
-
-def _gather(reader: RowReader, data: bytes) -> Iterator[bytes]:
-    """The rows of one block of ids, in messages of about one chunk."""
-    if len(data) % _ID_BYTES:
-        raise InvalidStreamError(f"a block of ids has {len(data)} bytes, no multiple of 8")
-    ids = np.frombuffer(data, "<i8")
-    row_bytes = int(np.prod(reader.row_shape, dtype=np.int64)) * reader.head.dtype.itemsize
-    step = max(1, CHUNK_BYTES // max(1, row_bytes))
-    rows = reader.memory(min(step, len(ids)))
-    for begin in range(0, len(ids), step):
-        block = ids[begin : begin + step]
-        out = rows[: len(block)]
-        reader.take(block, out)
-        yield from data_messages(byte_view(out))

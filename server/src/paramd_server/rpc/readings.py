@@ -9,6 +9,7 @@ from paramd.context import Context, cpu
 from paramd.errors import InvalidArgumentError
 from paramd.spec import Selector
 from paramd.v1 import parameter_service_pb2
+from paramd.wire.envelope import Payload
 from paramd.wire.messages import context_from_wire, part_from_wire
 from paramd.wire.tensors import region_from_wire, tensor_messages
 from paramd_server.core.reading import Reading
@@ -48,7 +49,7 @@ def selectors_from_wire(
     ]
 
 
-def reading_messages(readings: Iterable[Reading], message_class: Any) -> Iterator[bytes]:
+def reading_messages(readings: Iterable[Reading], message_class: Any) -> Iterator[Payload]:
     """The messages of arrays that are being read."""
     tensors = ((reading.head, reading.parts) for reading in readings)
     return tensor_messages(tensors, message_class)

@@ -10,7 +10,9 @@ from google.protobuf.message import DecodeError
 from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_pb2
-from paramd.wire.tensors import TensorReceiver, byte_view
+from paramd.wire.envelope import Payload
+from paramd.wire.tensor_receiver import TensorReceiver
+from paramd.wire.tensors import byte_view
 from paramd_server.arrays.backend import HostArray
 from paramd_server.core.operations import IDENTITY_BYTES, Operation
 
@@ -30,7 +32,7 @@ def check_identity(identity: bytes) -> None:
         )
 
 
-def first_message(messages: Iterator[bytes], message_class: Any, part: str) -> Any:
+def first_message(messages: Iterator[Payload], message_class: Any, part: str) -> Any:
     """The opening message of a stream.
 
     Args:
@@ -46,6 +48,8 @@ def first_message(messages: Iterator[bytes], message_class: Any, part: str) -> A
     name = message_class.DESCRIPTOR.name
     if first is None:
         raise InvalidStreamError(f"a stream of {name} begins with {part}, but nothing came")
+    if isinstance(first, memoryview):
+        raise InvalidStreamError(f"a stream of {name} begins with {part}, but got data")
     try:
         parsed = message_class.FromString(first)
     except DecodeError as err:
@@ -57,7 +61,7 @@ def first_message(messages: Iterator[bytes], message_class: Any, part: str) -> A
 
 
 def receive_tensors(
-    messages: Iterator[bytes],
+    messages: Iterator[Payload],
     message_class: Any,
     place: Callable[[TensorHead], Sequence[HostArray]],
     *,

@@ -41,6 +41,7 @@ class SessionServicer:
         polls: how many calls may wait at a time.
         snapshots: of the server.
         cluster: tells which of which cluster the server is.
+        local_socket: gives the name of the socket for processes of the same host, or ''.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SessionServicer:
         polls: WaitingSlots,
         snapshots: Snapshots,
         cluster: Callable[[], pb.Cluster],
+        local_socket: Callable[[], str],
     ) -> None:
         self._registry = registry
         self._claims = claims
@@ -63,6 +65,7 @@ class SessionServicer:
         self._polls = polls
         self._snapshots = snapshots
         self._cluster = cluster
+        self._local_socket = local_socket
         self._started = time.monotonic()
 
     def Hello(self, request: pb.HelloRequest, _context: grpc.ServicerContext) -> pb.HelloResponse:
@@ -84,6 +87,7 @@ class SessionServicer:
             num_gpus=devices.num_gpus,
             device_types=[_DEVICE_NUMBERS[each] for each in devices.device_types],  # type: ignore[misc]
             cluster=self._cluster(),
+            local_socket=self._local_socket(),
         )
 
     def GetStatus(

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import grpc
 
+from paramd.wire.envelope import Payload
+
 __all__ = ["OpenStream", "OpenStreams"]
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class OpenStream:
         since = self._waits_since
         return since is not None and since < moment
 
-    def received(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+    def received(self, messages: Iterable[Payload]) -> Iterator[Payload]:
         """The client's messages: it waits for each until it comes."""
         coming = iter(messages)
         while True:
@@ -46,7 +48,7 @@ class OpenStream:
                 return
             yield message
 
-    def sent(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+    def sent(self, messages: Iterable[Payload]) -> Iterator[Payload]:
         """The server's messages: it waits after each until the client has room for it."""
         for message in messages:
             self._waits_since = time.monotonic()

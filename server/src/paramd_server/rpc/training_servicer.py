@@ -19,6 +19,7 @@ from paramd.errors import (
 from paramd.trainer_spec import StepOptions, StepResult
 from paramd.v1 import trainer_pb2
 from paramd.v1 import training_service_pb2 as pb
+from paramd.wire.envelope import Payload, whole
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from paramd.wire.training import (
     manifest_from_wire,
@@ -180,7 +181,9 @@ class TrainingServicer:
 
         return self._operations.run(operation_from_wire(request.operation), carry_out)
 
-    def Step(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
+    def Step(
+        self, messages: Iterator[Payload], _context: grpc.ServicerContext
+    ) -> Iterator[Payload]:
         """Takes a worker's gradients, and gives values back."""
         opened: pb.StepOpen = first_message(messages, pb.StepRequest, "open")
         selectors = selectors_from_wire(opened.pull)
@@ -215,7 +218,7 @@ class TrainingServicer:
         trainer: StoredTrainer | FollowedTrainer,
         operation: Operation,
         opened: pb.StepOpen,
-        messages: Iterator[bytes],
+        messages: Iterator[Payload],
         reading: CommitReading,
     ) -> StepResult:
         """Receives a push and submits it."""
@@ -321,7 +324,7 @@ class TrainingServicer:
 
     def SaveStates(
         self, request: pb.SaveStatesRequest, _context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Payload]:
         """Reads optimizer states."""
         trainer = self._trainers.find(request.trainer)
         with open_states(self._registry, trainer) as saved:
@@ -332,7 +335,7 @@ class TrainingServicer:
                 for piece in pieces:
                     yield from data_messages(byte_view(piece))
 
-    def LoadStates(self, messages: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+    def LoadStates(self, messages: Iterator[Payload], _context: grpc.ServicerContext) -> bytes:
         """Replaces optimizer states."""
         opened: pb.LoadStatesOpen = first_message(messages, pb.LoadStatesRequest, "open")
         operation = operation_from_wire(opened.operation)
@@ -353,12 +356,12 @@ class TrainingServicer:
         return self._operations.run(operation, carry_out)
 
 
-def _manifest_pages(messages: Iterator[bytes], num_parameters: int) -> list[pb.StatesManifest]:
+def _manifest_pages(messages: Iterator[Payload], num_parameters: int) -> list[pb.StatesManifest]:
     pages: list[pb.StatesManifest] = []
     num_names = num_arrays = 0
     for message in messages:
         try:
-            parsed = pb.LoadStatesRequest.FromString(message)
+            parsed = pb.LoadStatesRequest.FromString(whole(message))
         except DecodeError as err:
             raise InvalidMessageError(
                 f"{len(message)} bytes are no LoadStatesRequest message"

@@ -179,8 +179,10 @@ def test_local_ids_are_those_of_the_part(data: st.DataObject) -> None:
     placed = data.draw(layouts())
     ids = np.array(sorted(data.draw(st.sets(st.integers(0, placed.whole[0] - 1)))), np.int64)
     found = np.zeros(len(ids), int)
-    for part in placed.parts.values():
-        mine, where = local_ids(ids, part)
+    shares = local_ids(ids, placed.parts)
+    assert shares.keys() == placed.parts.keys()
+    for shard, part in placed.parts.items():
+        mine, where = shares[shard]
         found[where] += 1
         np.testing.assert_array_equal(whole_ids(mine, part), ids[where])
         assert not len(mine) or (mine.min() >= 0 and mine.max() < part.count)

@@ -40,7 +40,7 @@ from paramd.transport.cluster.whole_steps import whole_step
 from paramd.transport.cluster.writing import plan_writes
 from paramd.transport.protocols import Received
 from paramd.transport.receiving import Out, SinkFactory
-from paramd.transport.records import SessionStatus, TensorWrite
+from paramd.transport.records import SessionStatus, TensorValue, TensorWrite
 
 __all__ = ["ClusterCalls"]
 
@@ -192,6 +192,16 @@ class ClusterCalls:
     ) -> Received:
         """Pulls values; those of one shard are of one moment."""
         return self._get("get_data", selectors, current_context, out)
+
+    def get_values(
+        self,
+        selectors: Sequence[Selector],
+        current_context: Context,
+        *,
+        out: Sequence[Out] | None = None,
+    ) -> list[TensorValue]:
+        """Pulls values as `get_data`, without what is said of them."""
+        return [value for _, value in self.get_data(selectors, current_context, out=out)]
 
     def get_grad(
         self,

@@ -24,6 +24,7 @@ from paramd.transport.protocols import Received
 from paramd.transport.receiving import Out, OutArray, Place, payload_of
 from paramd.transport.records import TensorValue
 from paramd.v1 import parameter_service_pb2 as pb
+from paramd.wire.envelope import Payload
 from paramd.wire.tensors import byte_view, head_from_wire
 
 __all__ = ["ReadPlan", "RowsPlan", "plan_reads"]
@@ -278,8 +279,7 @@ class RowsPlan:
         self._whole = WholeArray(placed.name, (len(ids), *placed.whole[1:]), out)
         self._where: dict[int, Ids | slice] = {}
         self.ids: dict[int, Ids] = {}
-        for shard, part in placed.parts.items():
-            mine, where = local_ids(ids, part)
+        for shard, (mine, where) in local_ids(ids, placed.parts).items():
             if len(mine):
                 self.ids[shard], self._where[shard] = mine, where
         if not self.ids:
@@ -312,7 +312,7 @@ class _RowsOfShard:
         self._done = 0
         self._rest = b""
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: Payload) -> None:
         """Takes the header, then rows."""
         payload, parsed = payload_of(message, pb.PullRowSparseResponse)
         if payload is None:

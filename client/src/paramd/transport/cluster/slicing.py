@@ -124,22 +124,29 @@ def check_row_ids(name: str, ids: Ids, num_rows: int) -> None:
         )
 
 
-def local_ids(ids: Ids, part: Part) -> tuple[Ids, Ids | slice]:
-    """The rows of a part among some rows.
+def local_ids(ids: Ids, parts: Mapping[int, Part]) -> dict[int, tuple[Ids, Ids | slice]]:
+    """The rows of each part among some rows.
 
     Args:
         ids: of the whole parameter, sorted and unique.
-        part: what the shard has.
+        parts: what each shard has.
 
     Returns:
-        Their numbers on the shard, and which of `ids` they are.
+        By shard their numbers there, and which of `ids` they are.
     """
-    if part.step == 1:
-        bounds = np.searchsorted(ids, (part.begin, part.begin + part.count))
-        where = slice(int(bounds[0]), int(bounds[1]))
-        return ids[where] - part.begin, where
-    chosen = np.flatnonzero(ids % part.step == part.begin)
-    return ids[chosen] // part.step, chosen
+    # Divisions are slow, and parts have one step.
+    divided = {step: np.divmod(ids, step) for step in {part.step for part in parts.values()} - {1}}
+    found: dict[int, tuple[Ids, Ids | slice]] = {}
+    for shard, part in parts.items():
+        if part.step == 1:
+            bounds = np.searchsorted(ids, (part.begin, part.begin + part.count))
+            where = slice(int(bounds[0]), int(bounds[1]))
+            found[shard] = ids[where] - part.begin, where
+        else:
+            numbers, remainders = divided[part.step]
+            chosen = np.flatnonzero(remainders == part.begin)
+            found[shard] = numbers[chosen], chosen
+    return found
 
 
 def whole_ids(ids: Ids, part: Part) -> Ids:
@@ -280,9 +287,9 @@ def _split_rows(
 ) -> dict[int, TensorWrite]:
     ids = np.asarray(value.ids)
     writes: dict[int, TensorWrite] = {}
-    for shard, part in placed.parts.items():
-        mine, where = local_ids(ids, part)
+    for shard, (mine, where) in local_ids(ids, placed.parts).items():
         if every or len(mine):
+            part = placed.parts[shard]
             rows = RowSparseRows(mine, value.rows[where], part.local_shape)
             writes[shard] = replace(write, value=rows, part=part)
     if not writes:

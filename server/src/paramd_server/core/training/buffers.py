@@ -20,6 +20,7 @@ from paramd_server.core.attributes import prepare_zero_gradient
 from paramd_server.core.operations import Operation
 from paramd_server.core.registry import Registry
 from paramd_server.core.row_sparse import IntArray, RowSparseGradient
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.followed import FollowedTrainer
 from paramd_server.core.training.gradients import GradientSource, check_trainable, non_finite_error
@@ -86,8 +87,12 @@ class BufferSteps:
             skipped = bool(wrong) and spec.non_finite == "skip"
             names = set() if skipped else {name for part in parts for name in part.names}
             plan = trainer.plan([] if skipped else fresh, names, options)
-            self._apply(trainer, stepped, [] if skipped else fresh, options, plan)
-            trainer.mark(parameters, trainer.tally.num_steps + 1)
+            updated = [] if skipped else fresh
+            actions = self._prepare(trainer, stepped, updated, options, plan)
+            with changing(parameters):
+                for action in actions:
+                    action()
+                trainer.mark(parameters, trainer.tally.num_steps + 1)
             for parameter in fresh:
                 parameter.fresh_gradients.clear()
             trainer.updates.count_elsewhere(plan, plan.keys() - {each.name for each in fresh})
@@ -125,30 +130,32 @@ class BufferSteps:
                 stepped = [each for each in parameters if each.has_gradient]
                 updated = [each for each in stepped if each.name in record.rates]
                 with self._registry.devices.committed():
-                    self._apply(trainer, stepped, updated, options, record.rates)
+                    actions = self._prepare(trainer, stepped, updated, options, record.rates)
+                    with changing(parameters):
+                        for action in actions:
+                            action()
+                        trainer.mark(parameters, record.num_steps)
                 for parameter in updated:
                     parameter.fresh_gradients.clear()
-                trainer.mark(parameters, record.num_steps)
             trainer.count(record.num_steps, non_finite=False)
             trainer.answer_update(record, position)
 
-    def _apply(
+    def _prepare(
         self,
         trainer: TrainerState,
         stepped: Sequence[StoredParameter],
         updated: Sequence[StoredParameter],
         options: StepOptions,
         plan: Plan,
-    ) -> None:
-        """Updates locked parameters, and clears the buffers of those that are stepped at all."""
+    ) -> list[Action]:
+        """Makes ready to update locked parameters, and to clear the buffers of all stepped ones."""
         sources = [self._sources(trainer, each, options) for each in updated]
         rescale = trainer.rescale(options.batch_size)
         actions = trainer.prepare_updates(updated, sources, plan, rescale)
         if options.zero_grad:
             devices = self._registry.devices
             actions += [prepare_zero_gradient(each, devices) for each in stepped]
-        for action in actions:
-            action()
+        return actions
 
     def allreduce(self, trainer: TrainerState) -> None:
         """Writes the sum over the contexts into the buffers of every context, all in one step.

@@ -11,6 +11,7 @@ from typing import Any, Final
 from paramd.errors import InvalidArgumentError, ParamdError
 from paramd.trainer_spec import StagedPart, StepResult, TrainerInfo, TrainerSpec
 from paramd_server.core.operations import Operation
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.gradients import check_trainable
 from paramd_server.core.training.pushes import MisfitError, Push, check_fits
@@ -254,9 +255,11 @@ class FollowedTrainer(TrainerState):
         with registry.hold(held) as parameters, registry.devices.committed():
             chosen = [each for each in parameters if each.name in names]
             fitting = [each for each in chosen if _fits(each, pushes)]
-            for action in self.prepare_pushes(fitting, pushes, batch_size, record.rates):
-                action()
-            self.mark(parameters, record.num_steps)
+            actions = self.prepare_pushes(fitting, pushes, batch_size, record.rates)
+            with changing(parameters):
+                for action in actions:
+                    action()
+                self.mark(parameters, record.num_steps)
         lost = names - {parameter.name for parameter in fitting}
         if lost:
             _log.warning(

@@ -23,7 +23,7 @@ from paramd_server.arrays.update_kernels import add_into, is_finite
 from paramd_server.core.gradient_writing import check_push
 from paramd_server.core.initialization import finish_deferred
 from paramd_server.core.registry import Registry
-from paramd_server.core.row_sparse import IntArray, check_ids
+from paramd_server.core.row_sparse import IntArray, check_ids, union_of
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.writing import (
     StagedWrite,
@@ -266,7 +266,7 @@ def _sparse_sum(
     ids: Sequence[IntArray],
     factors: Sequence[float],
 ) -> GradientSource:
-    union = np.unique(np.concatenate(ids))
+    union = union_of(ids)
     with naming(parameter.name):
         buffer = parameter.stage((len(union), *parameter.shape[1:]), parameter.current.dtype)
     total = parameter.staged_array(buffer)
@@ -278,8 +278,12 @@ def _sparse_sum(
             places = np.searchsorted(union, each)
             again = seen[places]
             # Assigned the first time: 0 + -0 would not be -0.
-            total[places[~again]] = array[~again]
-            total[places[again]] += array[again]
+            if again.any():
+                fresh, known = np.flatnonzero(~again), np.flatnonzero(again)
+                total[places[fresh]] = np.take(array, fresh, axis=0)
+                total[places[known]] += np.take(array, known, axis=0)
+            else:
+                total[places] = array
             seen[places] = True
         _keep([*values, buffer])
         return union, total

@@ -13,6 +13,7 @@ from paramd.errors import ScheduledLearningRateError, StaleGradientError, Traine
 from paramd.trainer_spec import StepOptions, TrainerInfo, TrainerSpec, TrainerWorker
 from paramd_server.arrays.backend import Buffer
 from paramd_server.core.registry import Registry
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.stored_parameter import StoredParameter
 from paramd_server.core.training.gradients import Contribution, GradientSource, prepare_sum
 from paramd_server.core.training.pushes import Push
@@ -218,8 +219,9 @@ class TrainerState:
     def mark_restored(self, registry: Registry) -> None:
         """Notes on its parameters which step they are of, as far as they are there."""
         there = set(registry.names())
-        with registry.hold([name for name in self.local_parameters if name in there]) as held:
-            self.mark(held, self.tally.num_steps)
+        names = [name for name in self.local_parameters if name in there]
+        with registry.hold(names) as parameters, changing(parameters):
+            self.mark(parameters, self.tally.num_steps)
 
     def mark_first(self, registry: Registry) -> None:
         """Notes on the parameters here which step their values are of, where they do not say.
@@ -228,7 +230,8 @@ class TrainerState:
         values that no trainer steps on another one.
         """
         there = set(registry.names())
-        with registry.hold([name for name in self.local_parameters if name in there]) as parameters:
+        names = [name for name in self.local_parameters if name in there]
+        with registry.hold(names) as parameters, changing(parameters):
             unmarked = [each for each in parameters if (each.step or (0, 0))[0] != self._mark]
             self.mark(unmarked, self.tally.num_steps)
 

@@ -19,6 +19,7 @@ from paramd.trainer_spec import (
 )
 from paramd_server.core.operations import Operation, OperationWindow
 from paramd_server.core.registry import Registry
+from paramd_server.core.shared_copies import changing
 from paramd_server.core.training.gradients import check_trainable, non_finite_error
 from paramd_server.core.training.members import Member, Members
 from paramd_server.core.training.participants import Participant, Participants
@@ -427,9 +428,11 @@ class StoredTrainer(TrainerState):
                 for push in counted:
                     check_fits(parameter, push)
             plan = self.plan(parameters, elsewhere, first)
-            for action in self.prepare_pushes(parameters, counted, first.batch_size, plan):
-                action()
-            self.mark(held, self.tally.num_steps + 1)
+            actions = self.prepare_pushes(parameters, counted, first.batch_size, plan)
+            with changing(held):
+                for action in actions:
+                    action()
+                self.mark(held, self.tally.num_steps + 1)
         self.updates.count_elsewhere(plan, plan.keys() - names)
         self._count(pushes)
         return plan
