@@ -18,10 +18,12 @@ import pytest
 from benchmarks import embedding_model
 from benchmarks.groups import GROUPS, run_group
 from benchmarks.own import OWN_SYSTEMS
+from benchmarks.profiles import profile
 from benchmarks.results import PEERS, Measurements
 from benchmarks.steps import StepLine
 from benchmarks.targets import verdicts
 from benchmarks.timing import Spread, in_turn
+from paramd.wire.directory import is_supported
 
 ROOT = Path(__file__).parents[2]
 NUM_CASES = {"dense": 6, "rows": 4, "bulk": 2, "steps": 4, "latency": 2, "embedding": 1}
@@ -72,8 +74,8 @@ def test_the_benchmark_runs_and_reports(tmp_path: Path) -> None:
         for cases in found.values():
             assert all(f"| {case} |" in printed for case in cases)
         counts = {section: counts[section] + 1 for section in counts}
-    # Shared memory may be left out, gRPC may not.
-    assert min(counts.values()) >= 2
+    # Some processors share no memory.
+    assert min(counts.values()) == (3 if is_supported() else 2)
     for system in ("floor-tcp", "floor-unix"):
         assert {*cases_of(results, system)} == {*NUM_CASES} - {"embedding"}
     assert {*cases_of(results, "memcpy")} == {"dense", "rows", "bulk"}
@@ -95,6 +97,19 @@ def _check_own_tables(results: dict[str, Any], printed: str) -> None:
     snapshots = results["snapshots"]
     assert min(snapshots["steps_beside"], snapshots["restart_ratio"]) > 0
     assert f"a snapshot of {snapshots['size_bytes'] / 1e9:.2f} GB" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_supported(), reason="this processor shares no memory")
+def test_calls_are_taken_apart() -> None:
+    found = profile(table_rows=2_000, num_rows=500, large=1 << 18, repeats=2)
+    assert list(found) == ["pull 4 KB", "pull 1 MB", "pull 500 rows"]
+    for parts in found.values():
+        times = {part.name: part.time_ms for part in parts}
+        whole = times["- client"] + times["- server"] + times["- wire and waking"]
+        assert times["over gRPC"] == pytest.approx(whole)
+        assert min(times["over gRPC"], times["- server"], times["floor of gRPC"]) > 0
+        assert times["in shared memory"] > 0
 
 
 @pytest.mark.slow

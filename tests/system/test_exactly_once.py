@@ -121,8 +121,8 @@ def test_pushes_under_faults_add_up_to_exactly_their_sum(tmp_path: Path, seed: i
     with (
         RestartingServer(tmp_path) as server,
         fault_proxy(server.address, plan, num_cuts=30, restart=server.restart) as proxy,
-        paramd.connect(proxy.address, worker="a", stall_timeout=STALL_S) as one,
-        paramd.connect(proxy.address, worker="b", stall_timeout=STALL_S) as two,
+        paramd.connect(proxy.address, worker="a", stall_timeout=STALL_S, transport="tcp") as one,
+        paramd.connect(proxy.address, worker="b", stall_timeout=STALL_S, transport="tcp") as two,
     ):
         dicts = [declare(session, "float64", "add") for session in (one, two)]
 
@@ -164,7 +164,9 @@ def training(
         )
         sessions = [
             stack.enter_context(
-                paramd.connect(proxy.address, worker=f"worker-{index}", stall_timeout=STALL_S)
+                paramd.connect(
+                    proxy.address, worker=f"worker-{index}", stall_timeout=STALL_S, transport="tcp"
+                )
             )
             for index in range(num_workers)
         ]
@@ -252,7 +254,9 @@ def test_steps_over_shards_under_faults_add_up(seed: int, kvstore: str, num_work
         target = ",".join(proxy.address for proxy in proxies)
         sessions = [
             stack.enter_context(
-                paramd.connect(target, worker=f"worker-{index}", stall_timeout=STALL_S)
+                paramd.connect(
+                    target, worker=f"worker-{index}", stall_timeout=STALL_S, transport="tcp"
+                )
             )
             for index in range(num_workers)
         ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import select
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -35,6 +36,7 @@ _OF_THE_SHARD = (
     *("memory_limit", "gpu_memory_limit", "restore", "snapshot_every"),
 )
 _NOT_FOR_ALL = ("shards", "coordinator", "snapshot_every")
+_MAX_DESCRIPTORS: Final = 65_536
 # Beyond their grace, to save their states.
 _SAVE_S = 600.0
 
@@ -245,6 +247,7 @@ def main(
     logging.basicConfig(
         level=log_level.upper(), format=f"%(asctime)s %(levelname)s {name}: %(message)s"
     )
+    _raise_descriptor_limit()
     try:
         config = ServerConfig(
             listen=rebind or listen,
@@ -305,6 +308,14 @@ def _is_asked_to_end(ended: int) -> bool:
         return bool({signal.SIGTERM, signal.SIGINT, 0} & set(os.read(ended, 64)))
     except BlockingIOError:
         return False
+
+
+def _raise_descriptor_limit() -> None:
+    """Takes as many descriptors as the process may: each large value that is shared has two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _start_again(snapshot: int, addresses: tuple[str, ...], cluster_id: str) -> NoReturn:

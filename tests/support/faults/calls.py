@@ -16,6 +16,7 @@ import grpc
 from paramd.v1 import error_pb2
 from paramd.wire.status import DETAIL_KEY
 from tests.support.faults.plan import LOST_REPLIES, Fault, FaultPlan, Injection
+from tests.support.faults.streams import IS_STREAM, answer_stream
 
 __all__ = ["CallProxy"]
 
@@ -355,6 +356,10 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any]:
         path: str = handler_call_details.method
+        if path == IS_STREAM:
+            return grpc.stream_stream_rpc_method_handler(
+                lambda requests, context: answer_stream(self._handle, requests, context)
+            )
         return grpc.stream_stream_rpc_method_handler(
             lambda requests, context: self._handle(path, requests, context)
         )

@@ -67,6 +67,8 @@ def test_states_are_those_of_parameters_that_have_been_stepped(session: paramd.S
 
 
 def test_a_deleted_parameter_gives_its_memory_back(session: paramd.Session) -> None:
+    # From here on there is a stream of calls, with its ring.
+    session.calls.list_parameters()
     empty = used(session)
     trainer = Trainer(create(session, 2, 2), "adam")
     trainer.step(1, grads=ones(2, 2))

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from paramd.context import cpu
-from paramd.spec import Region
+from paramd.spec import Region, region_slices
 from paramd.wire.dtypes import BFLOAT16, DTYPES
-from paramd.spec import region_slices
 from paramd_server.arrays.memory import MemoryAccount, SpareBuffers
 from paramd_server.arrays.numpy_backend import NumpyBackend
 from tests.support.host_kernels import Array, address, launch, needs_compiler, same

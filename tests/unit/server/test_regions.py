@@ -7,8 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from paramd.spec import Region
-from paramd.spec import region_slices
+from paramd.spec import Region, region_slices
 from paramd_server.arrays.backend import flat_range, region_shape
 
 SHAPE = (3, 4, 2)

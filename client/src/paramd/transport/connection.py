@@ -130,6 +130,7 @@ class Connection:
             target,
             socket_name=self._local_socket,
             authorization=self._authorization,
+            lost=self._greet_again,
         )
         forks.watch_forks(self)
 
@@ -173,6 +174,9 @@ class Connection:
 
     def _local_socket(self) -> str | None:
         return None if self._greeted is None else self._greeted.local_socket
+
+    def _greet_again(self) -> None:
+        self._greeted = None
 
     def _authorization(self) -> str:
         secrets = self._channel.secrets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -45,6 +46,10 @@ _HELD_BYTES: Final = 16 << 10
 _PACKED_BYTES: Final = 8 << 10
 
 _MAX_RANK: Final = 32
+# How many headers are remembered with what they say, and how long one of them may be.
+_KNOWN_HEADERS: Final = 4096
+_KNOWN_BYTES: Final = 256
+
 _MODE_NAMES: Final = {
     1: "assign",
     2: "add",
@@ -101,6 +106,11 @@ def head_to_wire(head: TensorHead) -> tensor_pb2.TensorHeader:
     return message
 
 
+# Workers send the same headers in every step.
+_known_header = functools.lru_cache(_KNOWN_HEADERS)(head_to_wire)
+_known_heads: dict[bytes, TensorHead] = {}
+
+
 def head_from_wire(message: tensor_pb2.TensorHeader) -> TensorHead:
     """The header of a message, checked against itself.
 
@@ -108,6 +118,19 @@ def head_from_wire(message: tensor_pb2.TensorHeader) -> TensorHead:
         InvalidStreamError: where its sizes are negative, too large, or contradict each other.
         InvalidNameError, InvalidArgumentError: for what no tensor can be.
     """
+    data = message.SerializeToString()
+    head = _known_heads.get(data)
+    if head is None:
+        head = _new_head(message)
+        if len(data) <= _KNOWN_BYTES:
+            if len(_known_heads) >= _KNOWN_HEADERS:
+                # By and by those come again that are still sent.
+                _known_heads.clear()
+            _known_heads[data] = head
+    return head
+
+
+def _new_head(message: tensor_pb2.TensorHeader) -> TensorHead:
     name = check_name(message.name)
     shape = tuple(message.shape.dimensions)
     if len(shape) > _MAX_RANK or min(shape, default=0) < 0:
@@ -233,7 +256,7 @@ class _Batch:
 
     def add(self, head: TensorHead, size: int, parts: Iterator[np.ndarray[Any, Any]]) -> None:
         """Takes a tensor of `size` bytes."""
-        self._headers.append(head_to_wire(head))
+        self._headers.append(_known_header(head))
         self._size += size
         if size < _HELD_BYTES:
             self._payloads.append(b"".join([bytes(byte_view(part)) for part in parts]))

@@ -112,21 +112,22 @@ class SharedMemory:
 
     Args:
         idle_s: how long a large segment is kept.
-        max_segments: the most descriptors that it takes up; by default half of what the process
-            may have. Beyond them memory is not shared.
+        max_segments: the most that it makes; by default as many as take half of the descriptors
+            that the process may have. Beyond them memory is not shared.
     """
 
     def __init__(self, *, idle_s: float = 2.0, max_segments: int | None = None) -> None:
         self._idle_s = idle_s
         if max_segments is None:
-            max_segments = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+            # Each has two: Python's mmap keeps one of its own. Half of all are for connections.
+            max_segments = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._max_segments = max_segments
         # Called when segments have been given up, with no lock held but by any thread: it must not
         # wait for anything.
         self.on_freed: Callable[[], None] = _nothing
-        # What came back: address and size. No lock: the garbage collector gives back at any point,
-        # also inside of a block that holds ours.
-        self._returned: deque[tuple[int, int]] = deque()
+        # What came back. No lock: the garbage collector gives back at any point, also inside of a
+        # block that holds ours. The arrays themselves, so that no other memory has their address.
+        self._returned: deque[HostArray] = deque()
         self._lock = threading.Lock()
         # All that follow are guarded by _lock.
         self._segments: dict[int, Segment] = {}
@@ -153,7 +154,7 @@ class SharedMemory:
     def give(self, flat: HostArray) -> None:
         """Takes back memory from `take`, to which nobody refers any more."""
         if flat.nbytes:
-            self._returned.append((flat.ctypes.data, flat.nbytes))
+            self._returned.append(flat)
 
     def trim(self) -> None:
         """Frees what nobody has taken for a while. Called now and then."""
@@ -239,7 +240,8 @@ class SharedMemory:
 
     def _collect(self) -> None:
         while self._returned:
-            address, size = self._returned.popleft()
+            flat = self._returned.popleft()
+            address, size = flat.ctypes.data, flat.nbytes
             index = bisect.bisect_right(self._bases, (address, self._next)) - 1
             segment = self._segments[self._bases[index][1]] if index >= 0 else None
             offset = 0 if segment is None else address - segment.base

@@ -77,7 +77,7 @@ class Registry:
         with self._lock, ExitStack() as stack:
             # What a shape is now must not change between the comparison and the merge.
             names = {spec.name for spec, _ in declarations} & self._parameters.keys()
-            held = stack.enter_context(self.hold(sorted(names)))
+            stack.enter_context(self.hold(sorted(names)))
             merged: dict[str, ParameterSpec] = {}
             for spec, compared in declarations:
                 known = self._parameters.get(spec.name)
@@ -89,7 +89,6 @@ class Registry:
                 now = merged.get(spec.name) or (known.current if known is not None else base)
                 compares_shape = "shape" in compared or spec.part is not None
                 merged[spec.name] = _merge_shape(now, spec) if compares_shape else now
-            stack.enter_context(changing(held))
             for name, spec in merged.items():
                 parameter = self._parameters.get(name)
                 if parameter is None:

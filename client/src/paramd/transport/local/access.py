@@ -47,6 +47,8 @@ class LocalAccess:
         socket_name: gives the name of the server's socket, as it said in the last handshake; ''
             where it has none, None before a handshake.
         authorization: gives what is shown as the metadata 'authorization', or ''.
+        lost: called when a server that had let this process in has gone: another one at its address
+            has another socket, of which only a handshake tells.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class LocalAccess:
         *,
         socket_name: Callable[[], str | None],
         authorization: Callable[[], str],
+        lost: Callable[[], None],
     ) -> None:
+        self._lost = lost
         self._transport = transport
         self._target = target
         self._socket_name = socket_name
@@ -117,7 +121,10 @@ class LocalAccess:
 
     def _open(self) -> LocalValues | None:
         name = self._socket_name()
-        if name is None or name == self._tried:
+        if name is None:
+            return None
+        if name == self._tried:
+            self._notice_loss()
             return None
         with self._lock:
             if name == self._tried:
@@ -131,6 +138,14 @@ class LocalAccess:
             if self._closed:
                 self._let_go()
             return self._values
+
+    def _notice_loss(self) -> None:
+        with self._lock:
+            values = self._values
+            if values is None or values.usable:
+                return
+            self._let_go()
+        self._lost()
 
     def _let_go(self) -> None:
         values, self._values = self._values, None

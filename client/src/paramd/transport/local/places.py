@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import resource
 import select
 import socket
 import threading
@@ -31,7 +32,8 @@ __all__ = ["Located", "Places"]
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_SECONDS: Final = 30.0
+# A server that does not answer by then is asked over gRPC, which waits as the session says.
+_ANSWER_SECONDS: Final = 5.0
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -59,16 +61,18 @@ class Located:
         layout: of the slot while the head holds.
 
     Attributes:
+        key: under which its finder keeps it.
         seen: where it was found last, and its array there; None where it is not mapped. One value,
             so that no thread takes the array of one place for that of another.
     """
 
-    __slots__ = ("first", "head", "layout", "seen")
+    __slots__ = ("first", "head", "key", "layout", "seen")
 
     def __init__(self, head: TensorHead, first: int, layout: int) -> None:
         self.head = head
         self.first = first
         self.layout = layout
+        self.key: Any = None
         self.seen: Seen | None = None
 
 
@@ -116,7 +120,10 @@ class Places:
         )
         self._lock = threading.Lock()
         self._segments: dict[int, Bytes] = {}  # guarded by _lock
-        self._located: list[Located] = []  # guarded by _lock
+        # Each takes a descriptor, since Python's mmap keeps one; most are the program's own.
+        self._max_segments = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        # Those that were found, in the order of finding; guarded by _lock.
+        self._located: dict[Located, None] = {}
         self._closed = False
         threading.Thread(target=self._listen, name="paramd-local", daemon=True).start()
 
@@ -152,13 +159,13 @@ class Places:
             )
         found = [self._located_from_wire(each) for each in tensors]
         with self._lock:
-            self._located += [each for each in found if each is not None]
+            self._located.update((each, None) for each in found if each is not None)
         return found
 
     def forget(self, located: Located) -> None:
         """Lets go of a copy that is not where it was."""
         with self._lock:
-            self._located = [each for each in self._located if each is not located]
+            self._located.pop(located, None)
 
     def move(self, located: Located, segment: int, offset: int) -> Seen | None:
         """Turns to where a copy is now; None where it cannot be mapped.
@@ -205,6 +212,8 @@ class Places:
         return Located(head_from_wire(message.header), first, message.layout)
 
     def _map(self, segment: int) -> Bytes | None:
+        if len(self._segments) >= self._max_segments:
+            return None
         answer, descriptor = self._ask(local_pb2.LocalRequest(segment=segment), "segment")
         if descriptor is None or not answer.segment.size:
             return None

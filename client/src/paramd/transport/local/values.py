@@ -9,6 +9,7 @@ luck asks the server, like a client on any other host.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -52,6 +53,9 @@ class LocalValues:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._words = places.words
+        # The thread that listens to the server keeps the places, also of a session that nobody has
+        # closed.
+        weakref.finalize(self, places.close).atexit = False
         # Entries come and go by single operations, so that no lock is needed.
         self._located: dict[Key, Located] = {}
         # Of copies that cannot be shared: how many reads go by before the server is asked again.
@@ -207,6 +211,7 @@ class LocalValues:
                 self._without[key] = _READS_WITHOUT
             else:
                 self._without.pop(key, None)
+                located.key = key
                 self._located[key] = located
         return None not in found
 
@@ -234,8 +239,8 @@ class LocalValues:
 
     def _forget(self, located: Located) -> None:
         self._places.forget(located)
-        for key in [key for key, each in list(self._located.items()) if each is located]:
-            self._located.pop(key, None)
+        if self._located.get(located.key) is located:
+            self._located.pop(located.key, None)
 
     def _head(self, located: Located) -> TensorHead:
         """What goes with the values; right where the sequence turns out to be the same."""
