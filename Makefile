@@ -33,6 +33,8 @@ BENCH_ARGS ?=
 # What the checks read: folders that are not there yet are left out.
 TYPED := client/src server/src $(wildcard tests benchmarks examples scripts)
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/system)
+# Tests of values, which by default read them in the server's memory, once more over gRPC.
+WIRE_TESTS := $(wildcard tests/system/parameters tests/system/test_arrays.py tests/system/test_retry.py)
 
 .PHONY: help setup frameworks demo test gpu-test container-test up down lint verify proto lock conformance bench bench-peers wheels clean
 
@@ -48,6 +50,7 @@ demo: $(DEV) ## train on handwritten digits: two workers, in step and not, and o
 
 test: $(DEV) ## run the unit, contract and system tests
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not conformance" $(PYTEST_ARGS) $(FAST_TESTS)
+	PARAMD_TRANSPORT=tcp $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS) $(WIRE_TESTS)
 
 gpu-test: $(GPU) ## test and measure on a GPU: the contract, the system suite on gpu(0), transfers, updates
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS) tests/contracts tests/unit tests/system

@@ -70,6 +70,12 @@ def test_unknown_transport_is_refused(transport: str) -> None:
         connect("127.0.0.1:1", transport=transport)
 
 
+def test_unknown_transport_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARAMD_TRANSPORT", "udp")
+    with pytest.raises(ValueError, match="'udp'"):
+        connect("127.0.0.1:1")
+
+
 @pytest.mark.parametrize("option", [{"memory_limit": "1G"}, {"snapshot_dir": "x"}])
 def test_options_of_an_embedded_server_are_refused_elsewhere(option: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="embedded server"):

@@ -69,7 +69,7 @@ class Session:
         *,
         timeout: float = 30.0,
         stall_timeout: float = 60.0,
-        transport: str = "auto",
+        transport: str | None = None,
         worker: str = "",
         num_workers: int | None = None,
         lease: float = 10.0,
@@ -394,7 +394,7 @@ def connect(
     *,
     timeout: float = 30.0,
     stall_timeout: float = 60.0,
-    transport: str = "auto",
+    transport: str | None = None,
     worker: str = "",
     num_workers: int | None = None,
     lease: float = 10.0,
@@ -418,7 +418,8 @@ def connect(
         stall_timeout: seconds in which something must move in a stream of values.
         transport: how values are read. 'auto': in shared memory where the server is on this host
             and of this user, else over gRPC. 'tcp': over gRPC. 'shm': as 'auto', but an error where
-            the server shares no memory with this process.
+            the server shares no memory with this process. None: the environment's
+            `PARAMD_TRANSPORT`, else 'auto'.
         worker: this worker's name, 256 bytes at most, under which the server counts its pushes;
             one that is started again under the same name gets its rank back.
         num_workers: how many workers meet at `barrier()`, and how many the first step of a
@@ -520,7 +521,9 @@ def _seconds(name: str, value: float) -> float:
     return float(value)
 
 
-def _check_transport(transport: str) -> str:
+def _check_transport(transport: str | None) -> str:
+    if transport is None:
+        transport = os.environ.get("PARAMD_TRANSPORT") or "auto"
     if transport not in TRANSPORTS:
         raise ValueError(f"transport is 'auto', 'tcp' or 'shm', but got {transport!r}")
     return transport

@@ -119,3 +119,12 @@ def _agrees(message: bytes) -> None:
     assert (found is not None) == canonical
     if found is not None:
         assert found == parsed.data
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 300])
+def test_bytes_that_look_like_a_message_are_payload_all_the_same(size: int) -> None:
+    message = encode_data(bytes(size))
+    front = memoryview(message)[:size]
+    assert decode_data(encode_data(front)) == front
+    back = memoryview(message)[len(message) - size :]
+    assert encode_data(back) == message

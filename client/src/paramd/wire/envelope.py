@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 __all__ = ["Payload", "decode_data", "encode_data", "field_prefix", "joined_payload", "whole"]
 
 Payload = bytes | memoryview
@@ -58,12 +60,21 @@ def encode_data(payload: memoryview | bytes) -> bytes:
     if isinstance(payload, memoryview):
         message = payload.obj
         if (
-            isinstance(message, bytes)
+            size
+            and isinstance(message, bytes)
             and len(message) == len(prefix) + size
             and message.startswith(prefix)
+            # It may be the front of bytes that only look like a message.
+            and _address(payload) == _address(message) + len(prefix)
         ):
             return message
     return b"".join((prefix, payload))
+
+
+def _address(data: memoryview | bytes) -> int:
+    """Of the first byte; there is one."""
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
 
 
 def joined_payload(payloads: Sequence[memoryview | bytes]) -> memoryview:
