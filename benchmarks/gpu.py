@@ -144,7 +144,10 @@ def _pull_line(*, quick: bool) -> GpuLine:
     size = _QUICK_BYTES if quick else _BYTES
     with tempfile.TemporaryDirectory() as folder:
         port_file = Path(folder) / "server.json"
-        with started(paramd_server(port_file), port_file) as (address,), paramd.connect(address):
+        with (
+            started(paramd_server(port_file), port_file) as (address,),
+            paramd.connect(address, transport="tcp"),
+        ):
             out = np.ones(size // 4, np.float32)
             calls: dict[str, Call] = {}
             for context in (paramd.cpu(0), _GPU):

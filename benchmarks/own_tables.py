@@ -96,7 +96,7 @@ def measure_own_tables(sections: Collection[str], *, quick: bool) -> OwnTables:
             port_file = folder / "server.json"
             with (
                 started(paramd_server(port_file), port_file) as (address,),
-                paramd.connect(address),
+                paramd.connect(address, transport="tcp"),
             ):
                 if "steps" in sections:
                     steps = [*step_lines(quick=quick), *row_step_lines(quick=quick)]
