@@ -26,6 +26,9 @@ from paramd_server.arrays.update_kernels import is_finite, update_array, warm_up
 
 __all__ = ["FlatMemory", "NumpyBackend", "NumpyBuffer"]
 
+# Before smaller ones nobody looks how much is kept: what is, goes within seconds by itself.
+_LARGE_BYTES: Final = 256 << 10
+
 # ufuncs of the write modes that compute.
 _UFUNCS: Final[dict[str, Any]] = {
     "add": np.add,
@@ -284,10 +287,11 @@ class NumpyBackend:
         if math.prod(each for each in shape if each) * dtype.itemsize > sys.maxsize:
             raise MemoryLimitError(f"no array has shape {shape}")
         self._account.reserve(size)
-        kept_bytes = sum(memory.held_bytes for memory in self._kept)
-        if self._account.used_bytes + kept_bytes > self._account.limit_bytes:
-            for memory in self._kept:
-                memory.drop()
+        if size >= _LARGE_BYTES:
+            kept_bytes = sum(memory.held_bytes for memory in self._kept)
+            if self._account.used_bytes + kept_bytes > self._account.limit_bytes:
+                for memory in self._kept:
+                    memory.drop()
         return size
 
     def _allocate(self, size: int, *, zero: bool) -> HostArray:

@@ -16,7 +16,7 @@ from paramd.errors import (
     ShapeMismatchError,
     WrongStorageTypeError,
 )
-from paramd.spec import Shape, TensorHead, Version, check_region
+from paramd.spec import ParameterSpec, Shape, TensorHead, Version, check_region
 from paramd_server.arrays.backend import Buffer, HostArray
 from paramd_server.core.parts import check_part
 from paramd_server.core.registry import Registry
@@ -50,11 +50,13 @@ class StagedWrite:
         head: describes it.
         value: host buffer of the dense value, or of the rows.
         ids: host buffer of the row ids, int64; None for a dense value.
+        checked: of which parameter, spec and contexts it was checked that it may be written.
     """
 
     head: TensorHead
     value: Buffer
     ids: Buffer | None
+    checked: tuple[StoredParameter, ParameterSpec, tuple[Context, ...]] | None = None
 
 
 class TensorStage(ABC):
@@ -85,8 +87,10 @@ class TensorStage(ABC):
                 f"Parameter '{head.name}' comes twice in one stream", parameter=head.name
             )
         with self._registry.hold([head.name]) as parameters:
-            self._check(parameters[0], head)
-            shared = self._is_read_in_place(parameters[0])
+            (parameter,) = parameters
+            self._check(parameter, head)
+            checked = parameter, parameter.current, tuple(parameter.copies)
+            shared = self._is_read_in_place(parameter)
         devices = self._registry.devices
         ids: Buffer | None = None
         shape, dtype = head.shape, head.dtype
@@ -97,7 +101,7 @@ class TensorStage(ABC):
             elif head.two_bit_threshold:
                 shape, dtype = (head.size_bytes,), np.dtype(np.uint8)
             value = devices.stage(shape, dtype, shared=shared)
-        self._writes.append(StagedWrite(head, value, ids))
+        self._writes.append(StagedWrite(head, value, ids, checked))
         self._placed.setdefault(head.name, set()).add(head.context)
         arrays = [] if ids is None else [devices.staged_array(ids)]
         return [*arrays, devices.staged_array(value)]
@@ -141,8 +145,9 @@ class WriteStage(TensorStage):
         writes, self._writes = self._writes, []
         with self._registry.hold([write.head.name for write in writes]) as parameters:
             for parameter, write in zip(parameters, writes, strict=True):
-                # Again: what was right when the header came may not be so any more.
-                self._check(parameter, write.head)
+                if write.checked != (parameter, parameter.current, tuple(parameter.copies)):
+                    # Again: what was right when the header came may not be so any more.
+                    self._check(parameter, write.head)
                 check_staged_ids(parameter, write)
             actions = []
             for parameter, write in zip(parameters, writes, strict=True):
@@ -198,6 +203,8 @@ def check_broadcast(name: str, value: Shape, target: Shape) -> None:
     Raises:
         BroadcastError: where it does not.
     """
+    if value == target:
+        return
     # NumPy drops leading dimensions of 1 when it assigns.
     trimmed = value
     while len(trimmed) > len(target) and trimmed[0] == 1:
