@@ -19,7 +19,7 @@ from paramd.wire.calls import OK, READY, Opening, decode_request, encode_answer
 from paramd.wire.envelope import Payload, encode_data, whole
 from paramd.wire.status import code_of, encode_error
 from paramd_server.rpc.authorization import Authorization
-from paramd_server.rpc.methods import Method, abort, as_paramd_error, status_text
+from paramd_server.rpc.methods import FLUSH, Method, abort, as_paramd_error, status_text
 from paramd_server.rpc.running_calls import RunningCalls
 
 __all__ = ["BlockOpener", "CallDispatcher", "CallLoop", "StreamContext", "call_stream_handler"]
@@ -151,6 +151,10 @@ class CallLoop:
         try:
             with closing(self._dispatcher.run(method, messages, self._context)) as run:
                 for message in run:
+                    if message is FLUSH:
+                        yield encode_answer(waiting, None)
+                        waiting, size = [], 0
+                        continue
                     size += len(message)
                     if size <= _ANSWER_BYTES:
                         # It is valid for now only.

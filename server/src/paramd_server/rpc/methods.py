@@ -28,6 +28,7 @@ from paramd_server.rpc.running_calls import RunningCalls
 from paramd_server.rpc.streams import OpenStreams
 
 __all__ = [
+    "FLUSH",
     "Method",
     "ServiceMethods",
     "abort",
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+FLUSH: Final = bytes(bytearray(b"flush"))
+"""Instead of an answer (by identity): those before it are to be sent now, since the call waits."""
 
 # gRPC carries the status message in a header, so it stays short; the detail has the whole text.
 _MAX_STATUS_CHARS: Final = 200
@@ -185,7 +189,9 @@ def _streaming(method: Method, calls: RunningCalls) -> Callable[..., Any]:
         try:
             calls.begin_until_sent(context)
             for answer in method.answers(_requests(method, request), context):
-                yield whole(answer)
+                # gRPC sends each at once.
+                if answer is not FLUSH:
+                    yield whole(answer)
         except Exception as err:
             abort(context, err)
 

@@ -44,6 +44,7 @@ from paramd_server.core.training.states import StatesStage, open_states
 from paramd_server.core.training.trainer import PartLostError, StoredTrainer
 from paramd_server.core.training.trainers import Trainers
 from paramd_server.rpc.commit_reading import CommitReading
+from paramd_server.rpc.methods import FLUSH
 from paramd_server.rpc.readings import (
     check_count,
     current_context,
@@ -203,6 +204,8 @@ class TrainingServicer:
                 if isinstance(trainer, FollowedTrainer):
                     trainer.expect(operation, reading.on_commit)
                 yield pb.StepResponse(result=step_result_to_wire(result)).SerializeToString()
+                # The coordinator is asked to commit when its client knows that.
+                yield FLUSH
             if result.state in ("staged", "ahead"):
                 with self._waiting.take(opened.wait_ms) as wait_s:
                     if wait_s > 0:
