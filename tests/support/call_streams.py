@@ -110,10 +110,11 @@ def num_streams(session: Session) -> int:
 
 
 def await_stream(session: Session) -> None:
-    """Makes calls until one stream is open, so that the next call goes over it."""
+    """Waits until one stream is open, so that the next call goes over it; no call does before."""
 
     def opened() -> bool:
-        session.parameters()
+        if not any(pool._opening or pool._free for pool in pools_of(session)):
+            session.parameters()
         return num_streams(session) > 0
 
     wait_until(opened, "an open stream")
