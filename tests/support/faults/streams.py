@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
@@ -34,7 +35,7 @@ def answer_stream(
         opening = decode_request(request)
         assert isinstance(opening, Opening), "a call begins with open"
         call = _Call(context)
-        messages = _messages(opening, requests)
+        messages = _Messages(opening, requests)
         replies: list[bytes] = []
         status = OK
         try:
@@ -73,6 +74,24 @@ class _Call:
 
     def detail(self) -> bytes:
         return next((value for key, value in self._trailing if key == DETAIL_KEY), b"")
+
+
+class _Messages:
+    """The messages of one call. Thread-safe: one that was given up may still read some.
+
+    Whoever skips the rest waits for it.
+    """
+
+    def __init__(self, opening: Opening, requests: Iterator[bytes]) -> None:
+        self._lock = threading.Lock()
+        self._messages = _messages(opening, requests)  # guarded by _lock
+
+    def __iter__(self) -> _Messages:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._lock:
+            return next(self._messages)
 
 
 def _messages(opening: Opening, requests: Iterator[bytes]) -> Iterator[bytes]:

@@ -90,28 +90,38 @@ def settled(server: ServerProcess) -> tuple[int, int]:
 def test_closed_sessions_read_nothing(server: ServerProcess) -> None:
     with paramd.connect(server.address, transport="shm") as session:
         make(session, "closed", 1, SIZE)
-        assert reads_in_place(session, "closed") == 1
-        before = mapped_segments()
+        its_own = mapped_by_reading(session, "closed")
     with pytest.raises(SessionClosedError):
         get(session, "closed")
-    wait_until(lambda: not mapped_segments() & before, "its memory is not mapped any more")
+    wait_until(lambda: not mapped_segments() & its_own, "its memory is not mapped any more")
 
 
-def test_a_session_that_nobody_closes_leaves_nothing_behind(server: ServerProcess) -> None:
-    with paramd.connect(server.address) as session:
-        make(session, "left", 1, SIZE)
-    before, threads = mapped_segments(), listening_threads()
+def test_a_session_that_nobody_closes_leaves_nothing_behind(
+    server: ServerProcess, calling: Session
+) -> None:
+    make(calling, "left", 1, SIZE)
+    others = listening_threads()
     session = paramd.connect(server.address, transport="shm")
-    assert reads_in_place(session, "left") == 1
-    assert len(mapped_segments() - before) == 1
+    its_own = mapped_by_reading(session, "left")
+    (its_thread,) = listening_threads() - others
     del session
     gc.collect()
-    wait_until(lambda: listening_threads() == threads, "its thread has ended")
-    wait_until(lambda: mapped_segments() <= before, "its memory is not mapped any more")
+    wait_until(lambda: not its_thread.is_alive(), "its thread has ended")
+    wait_until(lambda: not mapped_segments() & its_own, "its memory is not mapped any more")
 
 
-def listening_threads() -> int:
-    return sum(thread.name == "paramd-local" for thread in threading.enumerate())
+def mapped_by_reading(session: Session, name: str) -> set[str]:
+    """The memory that this process has mapped to read a parameter, whose value is 1."""
+    # That of sessions and servers which other tests of this process have left may stay longer.
+    others = mapped_segments()
+    assert reads_in_place(session, name) == 1
+    its_own = mapped_segments() - others
+    assert len(its_own) == 1
+    return its_own
+
+
+def listening_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "paramd-local"}
 
 
 def test_a_forked_child_reads_by_itself(in_place: Session, calling: Session) -> None:
@@ -135,13 +145,10 @@ def test_a_forked_child_reads_by_itself(in_place: Session, calling: Session) -> 
 def test_memory_that_a_server_gives_up_is_unmapped_without_a_read(
     in_place: Session, calling: Session
 ) -> None:
-    before = mapped_segments()
     make(calling, "given up", 1, SIZE)
-    assert reads_in_place(in_place, "given up") == 1
-    mapped = mapped_segments() - before
-    assert len(mapped) == 1
+    its_own = mapped_by_reading(in_place, "given up")
     calling.calls.delete(["given up"])
-    wait_until(lambda: not mapped_segments() & mapped, "its memory is not mapped any more")
+    wait_until(lambda: not mapped_segments() & its_own, "its memory is not mapped any more")
 
 
 # Servers
@@ -154,8 +161,7 @@ def test_values_of_a_killed_server_are_never_read_again(
         address = first.address
         with paramd.connect(address, transport="shm", timeout=60) as session:
             make(session, "w", 1, SIZE)
-            assert reads_in_place(session, "w") == 1
-            before = mapped_segments()
+            its_own = mapped_by_reading(session, "w")
             first.process.kill()
             first.process.wait()
             # Meanwhile there is nothing to be read.
@@ -167,7 +173,7 @@ def test_values_of_a_killed_server_are_never_read_again(
                     make(other, "w", 2, SIZE)
                 for _ in range(5):
                     assert get(session, "w") == 2
-                assert not mapped_segments() & before
+                assert not mapped_segments() & its_own
 
 
 def test_a_server_that_is_started_again_is_read_in_place(tmp_path: Path) -> None:

@@ -7,16 +7,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from unittest.mock import MagicMock
 
 import grpc
 import pytest
 
 from paramd.errors import OperationExpiredError, ParameterNotFoundError
+from paramd.wire.calls import (
+    END,
+    READY,
+    Answer,
+    code_of_status,
+    decode_response,
+    encode_message,
+    encode_opening,
+)
 from paramd.wire.status import DETAIL_KEY, decode_error
 from tests.support.fake_server import FakeServer, fail, fail_with
 from tests.support.faults.connections import ConnectionProxy
 from tests.support.faults.plan import Fault, FaultPlan
 from tests.support.faults.proxy import FaultProxy, fault_proxy
+from tests.support.faults.streams import answer_stream
 
 PUSH = "/paramd.v1.ParameterService/SetGrad"
 PULL = "/paramd.v1.ParameterService/GetData"
@@ -402,3 +413,31 @@ def test_plan_leaves_other_methods_alone_and_refuses_too_many_faults() -> None:
     assert plan.left() == 1
     with pytest.raises(ValueError, match="2 faults for 1 calls"):
         FaultPlan(1, {Fault.DROP: 2}, num_calls=1, methods=["SetGrad"])
+
+
+def test_a_call_on_a_stream_is_given_up_while_a_message_is_read() -> None:
+    """As by a server that is lost: gRPC's thread still waits for the next message to send."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield encode_opening(PUSH, [b"open"], complete=False)
+        reading.set()
+        assert go_on.wait(DEADLINE_S)
+        yield encode_message(b"rest")
+        yield END
+
+    def lose(_method: str, messages: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        assert next(messages) == b"open"
+        reader = threading.Thread(target=lambda: list(messages))
+        reader.start()
+        assert reading.wait(DEADLINE_S)
+        threading.Timer(0.05, go_on.set).start()
+        context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
+        yield b""
+
+    ready, answer = answer_stream(lose, requests(), MagicMock(grpc.ServicerContext))
+    assert ready == READY
+    response = decode_response(answer)
+    assert isinstance(response, Answer)
+    assert response.status is not None
+    assert code_of_status(response.status) is grpc.StatusCode.UNAVAILABLE
