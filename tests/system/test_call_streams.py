@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -413,7 +414,9 @@ def test_clients_beyond_the_threads_for_streams(monkeypatch: pytest.MonkeyPatch)
         server.stop(0)
 
 
-def test_unary_call_has_its_deadline_on_a_stream() -> None:
+@contextmanager
+def silent_server() -> Iterator[tuple[FakeServer, threading.Event]]:
+    """A server that never answers on a stream, and whether a call has come on one."""
     server = FakeServer()
     asked = threading.Event()
 
@@ -425,37 +428,31 @@ def test_unary_call_has_its_deadline_on_a_stream() -> None:
     server.on("List", lambda _request, _context: pb.ListResponse().SerializeToString())
     server.on("StreamCalls", stream)
     try:
-        with paramd.connect(server.target, transport="tcp", timeout=1.0) as session:
-            await_stream(session)
-            with pytest.raises(DeadlineExceededError):
-                session.parameters()
-            assert asked.is_set()
+        yield server, asked
     finally:
         server.stop()
+
+
+def test_unary_call_has_its_deadline_on_a_stream() -> None:
+    with (
+        silent_server() as (server, asked),
+        paramd.connect(server.target, transport="tcp", timeout=1.0) as session,
+    ):
+        await_stream(session)
+        with pytest.raises(DeadlineExceededError):
+            session.parameters()
+        assert asked.is_set()
 
 
 def test_session_ends_the_calls_on_its_streams_when_it_is_closed() -> None:
-    server = FakeServer()
-    asked = threading.Event()
-
-    def stream(requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield READY
-        for _ in requests:
-            asked.set()
-
-    server.on("List", lambda _request, _context: pb.ListResponse().SerializeToString())
-    server.on("StreamCalls", stream)
-    try:
+    with silent_server() as (server, asked), futures.ThreadPoolExecutor(1) as pool:
         session = paramd.connect(server.target, transport="tcp")
         await_stream(session)
-        with futures.ThreadPoolExecutor(1) as pool:
-            call = pool.submit(session.parameters)
-            assert asked.wait(20)
-            session.close()
-            with pytest.raises(paramd.errors.SessionClosedError):
-                call.result(20)
-    finally:
-        server.stop()
+        call = pool.submit(session.parameters)
+        assert asked.wait(20)
+        session.close()
+        with pytest.raises(paramd.errors.SessionClosedError):
+            call.result(20)
 
 
 # The end of a server, and forks.

@@ -90,16 +90,15 @@ def push(
     if not links:
         return
     session = session_of(links)
-    attach(session, links)
-    shapes = _stored_shapes(session, links, grads)
+    shapes = _table_shapes(session, [each for each in links if isinstance(grads[each.name], tuple)])
     writes = [
         TensorWrite(
-            link.name,
-            gradient_value(link.name, grads[link.name], shape),
+            name,
+            gradient_value(name, grads[name], shapes.get(name, ())),
             context=context,
             mode="by_grad_req",
         )
-        for link, shape in zip(links, shapes, strict=True)
+        for name in [link.name for link in links]
     ]
     current = current_context()
     perform(session, links, lambda calls: calls.set_grad(writes, current))
@@ -139,23 +138,26 @@ def _links(parameters: Mapping[str, Parameter], names: Iterable[str]) -> list[Li
     return links
 
 
-def _stored_shapes(
-    session: Session, links: Sequence[Link], grads: Mapping[str, Any]
-) -> list[Shape]:
-    """The shapes of parameters that rows are pushed to; asked for once, since they stay."""
-    infos = {}
-    for link in links:
-        known = link.attachment(session)
-        if known is not None:
-            infos[link.name] = known.info
+def _table_shapes(session: Session, tables: Sequence[Link]) -> dict[str, Shape]:
+    """The shapes of parameters that rows are pushed to; asked for once, since they stay.
+
+    Raises:
+        NotInitializedError: where one has no value.
+    """
+    attach(session, tables)
+    infos = [_known_info(session, each) for each in tables]
     unknown = [
-        link
-        for link in links
-        if isinstance(grads[link.name], tuple) and infos[link.name].state != "initialized"
+        link for link, info in zip(tables, infos, strict=True) if info.state != "initialized"
     ]
     if unknown:
         for info in describe(session, unknown):
             if info.state != "initialized":
                 raise not_initialized(info)
-    found = [link.attachment(session) for link in links]
-    return [() if known is None else known.info.current.shape or () for known in found]
+        infos = [_known_info(session, each) for each in tables]
+    return {info.current.name: info.current.shape or () for info in infos}
+
+
+def _known_info(session: Session, link: Link) -> StoredInfo:
+    known = link.attachment(session)
+    assert known is not None, "it has been attached"
+    return known.info

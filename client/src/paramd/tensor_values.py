@@ -42,6 +42,8 @@ def dense_value(name: str, data: Any) -> Array:
     Raises:
         TypeError: where it is no array of numbers, or its library gives no copy in host memory.
     """
+    if isinstance(data, np.ndarray) and data.dtype in _SENT:
+        return data
     if isinstance(data, RowSparseNDArray):
         return data.rows.todense()
     if isinstance(data, NDArray):
@@ -92,6 +94,9 @@ def gradient_value(name: str, data: Any, shape: Shape) -> Array | RowSparseRows:
         RowIdError: for ids out of range.
         ShapeMismatchError: where the rows are not as many, or of another shape.
     """
+    # Most are NumPy's, and whether something is an NDArray takes long to ask.
+    if isinstance(data, np.ndarray):
+        return dense_value(name, data)
     if isinstance(data, RowSparseNDArray):
         return data.rows
     if not isinstance(data, tuple):

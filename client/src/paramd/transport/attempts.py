@@ -10,8 +10,9 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Final, Protocol
 
 from paramd.errors import SessionClosedError
@@ -146,7 +147,9 @@ class Attempts:
     """All attempts that are under way; opened and closed like a gate."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # Taken by itself where nobody is woken: a condition costs two more calls.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._active: set[Attempt] = set()  # guarded by _changed
         self._paused = False  # guarded by _changed
         self._closed = False  # guarded by _changed
@@ -161,37 +164,31 @@ class Attempts:
         """Whether no attempt can begin any more."""
         return self._closed
 
-    @contextmanager
-    def begin(self, stall_limit: float | None) -> Iterator[Attempt]:
+    def begin(self, stall_limit: float | None) -> AbstractContextManager[Attempt]:
         """An attempt, under way until the block ends. Waits while a fork goes on.
 
         Raises:
             SessionClosedError: where the session is closed.
         """
-        attempt = Attempt(stall_limit)
-        group = CALL_GROUP.get()
-        if group is not None:
-            group.add(attempt)
-        with self._changed:
+        return _UnderWay(self, Attempt(stall_limit), CALL_GROUP.get())
+
+    def add(self, attempt: Attempt) -> None:
+        """Notes that an attempt begins. See `begin`."""
+        with self._lock:
             while self._paused and not self._closed:
                 self._changed.wait()
             if self._closed:
                 raise SessionClosedError("the session is closed")
             self._active.add(attempt)
-            if stall_limit is not None and self._watcher is None:
+            if attempt.stall_limit is not None and self._watcher is None:
                 self._start_watcher()
-        try:
-            yield attempt
-        except BaseException:
-            attempt.end("failure")
-            raise
-        finally:
-            if group is not None:
-                group.discard(attempt)
-            with self._changed:
-                self._active.discard(attempt)
-                if self._paused or self._closed:
-                    self._changed.notify_all()
+
+    def discard(self, attempt: Attempt) -> None:
+        """Notes that an attempt has ended."""
+        with self._lock:
+            self._active.discard(attempt)
+            if self._paused or self._closed:
+                self._changed.notify_all()
 
     def sleep(self, seconds: float) -> None:
         """Sleeps, but not longer than until the session is closed, or the call not wanted."""
@@ -302,6 +299,32 @@ class Attempts:
                 wake_in = max(wake_in, 0.01)
                 self._watcher_wakes_at = now + wake_in
                 self._changed.wait(wake_in)
+
+
+class _UnderWay:
+    """What `Attempts.begin` gives: a class, since a generator costs small calls more."""
+
+    __slots__ = ("_attempt", "_attempts", "_group")
+
+    def __init__(self, attempts: Attempts, attempt: Attempt, group: CallGroup | None) -> None:
+        self._attempts = attempts
+        self._attempt = attempt
+        self._group = group
+
+    def __enter__(self) -> Attempt:
+        if self._group is not None:
+            self._group.add(self._attempt)
+        self._attempts.add(self._attempt)
+        return self._attempt
+
+    def __exit__(
+        self, _type: object, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._attempt.end("failure")
+        if self._group is not None:
+            self._group.discard(self._attempt)
+        self._attempts.discard(self._attempt)
 
 
 def _limits(attempt: Attempt) -> Iterator[tuple[str, float]]:

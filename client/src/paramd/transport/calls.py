@@ -33,6 +33,7 @@ from paramd.transport.conversions import (
     selector_to_wire,
     status_from_wire,
 )
+from paramd.transport.local.values import LocalValues
 from paramd.transport.operations import Operation
 from paramd.transport.receiving import (
     Out,
@@ -55,6 +56,7 @@ from paramd.transport.training import TrainingCalls
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.v1 import session_service_pb2
 from paramd.wire.dtypes import dtype_to_wire
+from paramd.wire.envelope import Payload, whole
 from paramd.wire.messages import (
     context_to_wire,
     contexts_to_wire,
@@ -62,6 +64,7 @@ from paramd.wire.messages import (
     initializer_to_wire,
     spec_to_wire,
 )
+from paramd.wire.parsing import parse_message
 
 __all__ = [
     "Calls",
@@ -193,12 +196,10 @@ class Calls:
             out: for each selector an array to receive into, or None for a new one. C-contiguous
                 ones are written to directly; of a call that fails, the contents are undefined.
         """
-        _check_out(selectors, out)
-        local = self._connection.local.values()
-        if local is not None and selectors:
-            found = local.get_data(selectors, current_context, out)
-            if found is not None:
-                return found
+        local = self._in_place(selectors, out)
+        found = None if local is None else local.get_data(selectors, current_context, out)
+        if found is not None:
+            return found
         return self._get("GetData", pb.GetDataRequest, selectors, current_context, out)
 
     def get_values(
@@ -209,14 +210,19 @@ class Calls:
         out: Sequence[Out | Place] | None = None,
     ) -> list[TensorValue]:
         """Pulls values as `get_data`, without what is said of them."""
-        _check_out(selectors, out)
-        local = self._connection.local.values()
-        if local is not None and selectors:
-            found = local.get(selectors, current_context, out)
-            if found is not None:
-                return found
+        local = self._in_place(selectors, out)
+        found = None if local is None else local.get(selectors, current_context, out)
+        if found is not None:
+            return found
         received = self._get("GetData", pb.GetDataRequest, selectors, current_context, out)
         return [value for _, value in received]
+
+    def _in_place(
+        self, selectors: Sequence[Selector], out: Sequence[Out | Place] | None
+    ) -> LocalValues | None:
+        """What may read values in shared memory."""
+        _check_out(selectors, out)
+        return self._connection.local.values() if selectors else None
 
     def get_grad(
         self,
@@ -305,7 +311,7 @@ class Calls:
             return []
         with self._connection.operations.begin() as operation:
 
-            def messages() -> Iterator[bytes]:
+            def messages() -> Iterator[Payload]:
                 yield opening(operation)
                 yield from write_messages(writes, message_class)
 
@@ -439,7 +445,7 @@ class Calls:
         """
         with self._connection.operations.begin() as operation:
 
-            def messages() -> Iterator[bytes]:
+            def messages() -> Iterator[Payload]:
                 yield from load_openings(operation, options)
                 yield from write_messages(() if options.path else tensors(), pb.LoadRequest)
 
@@ -473,8 +479,8 @@ class _Summary:
     def __init__(self) -> None:
         self._summary: pb.SaveSummary | None = None
 
-    def feed(self, message: bytes) -> None:
-        self._summary = pb.SaveResponse.FromString(message).summary
+    def feed(self, message: Payload) -> None:
+        self._summary = parse_message(pb.SaveResponse, whole(message)).summary
 
     def finish(self) -> tuple[int, int]:
         if self._summary is None:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from paramd.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
-    InvalidMessageError,
     LeaseEndedError,
     ParamdError,
     ServerUnavailable,
@@ -31,6 +30,7 @@ from paramd.transport.requests import Requests
 from paramd.transport.retry import Backoff, RetryPolicy, error_of, is_retried
 from paramd.v1 import session_service_pb2
 from paramd.wire.envelope import Payload
+from paramd.wire.parsing import parse_message
 from paramd.wire.protocol import PROTOCOL
 
 __all__ = ["Connection", "ConnectionOptions", "Receiver"]
@@ -75,7 +75,7 @@ class ConnectionOptions:
 class Receiver(Protocol[R_co]):
     """Takes the messages of one answer."""
 
-    def feed(self, message: Any) -> None:
+    def feed(self, message: Payload) -> None:
         """Takes the next message: bytes, or from an open stream a view of one's payload alone."""
         ...
 
@@ -244,7 +244,7 @@ class Connection:
             with Requests(messages(), attempt, self.attempts) as requests:
                 call = self._method(method).future(requests)
                 requests.bind(call)
-                return _parse(call.result(), response_class)
+                return parse_message(response_class, call.result())
 
         return self._run(method, send, self.options.timeout, self.options.stall_timeout)
 
@@ -397,7 +397,7 @@ class Connection:
         if isinstance(call, StreamCall):
             # Of its own it has no deadline, since the stream has none.
             self.attempts.limit(attempt, seconds)
-        return _parse(call.result(), response_class)
+        return parse_message(response_class, call.result())
 
     def _greet(self, attempt: Attempt, seconds: float) -> session_service_pb2.HelloResponse:
         request = session_service_pb2.HelloRequest(
@@ -411,14 +411,6 @@ class Connection:
         self._check(answer)
         self._greeted = answer
         return answer
-
-
-def _parse(data: bytes, message_class: type[M]) -> M:
-    try:
-        return message_class.FromString(data)
-    except DecodeError as err:
-        name = message_class.DESCRIPTOR.name
-        raise InvalidMessageError(f"the server sent {len(data)} bytes that are no {name}") from err
 
 
 def _receive(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from paramd.v1 import parameter_pb2
 
@@ -17,14 +15,24 @@ IDENTITY_BYTES = 16
 class Operation:
     """One changing call. It keeps its number however often the call is sent.
 
+    It counts as unanswered until the `with` block ends that it is used in.
+
     Args:
         operations: what it is one of.
         sequence: its number.
     """
 
+    __slots__ = ("_operations", "sequence")
+
     def __init__(self, operations: Operations, sequence: int) -> None:
         self._operations = operations
         self.sequence = sequence
+
+    def __enter__(self) -> Operation:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._operations.end(self.sequence)
 
     def to_wire(self) -> parameter_pb2.Operation:
         """The message of this operation, with what is acknowledged by now."""
@@ -48,18 +56,18 @@ class Operations:
         self._next = 1  # guarded by _lock
         self._open: set[int] = set()  # guarded by _lock
 
-    @contextmanager
-    def begin(self) -> Iterator[Operation]:
-        """An operation that counts as unanswered until the block ends."""
+    def begin(self) -> Operation:
+        """An operation, for a `with` block."""
         with self._lock:
             sequence = self._next
             self._next += 1
             self._open.add(sequence)
-        try:
-            yield Operation(self, sequence)
-        finally:
-            with self._lock:
-                self._open.discard(sequence)
+        return Operation(self, sequence)
+
+    def end(self, sequence: int) -> None:
+        """Notes that nobody waits for an operation's answer any more."""
+        with self._lock:
+            self._open.discard(sequence)
 
     def acknowledged_below(self) -> int:
         """The lowest number that is not answered yet."""

@@ -7,12 +7,10 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from paramd.errors import (
     DTypeMismatchError,
     InvalidArgumentError,
-    InvalidMessageError,
     InvalidStreamError,
     ShapeMismatchError,
     WrongStorageTypeError,
@@ -22,6 +20,7 @@ from paramd.spec import TensorHead
 from paramd.transport.records import TensorValue
 from paramd.v1 import parameter_service_pb2 as pb
 from paramd.wire.envelope import Payload, decode_data
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensor_receiver import TensorReceiver
 from paramd.wire.tensors import byte_view, head_from_wire
 
@@ -204,15 +203,12 @@ def _check_ids(head: TensorHead, ids: np.ndarray[Any, Any]) -> None:
 
 def payload_of(message: Payload, message_class: type[Any]) -> tuple[memoryview | None, Any]:
     """The payload of a data message, or the parsed message of another kind."""
-    payload = message if isinstance(message, memoryview) else decode_data(message)
+    if isinstance(message, memoryview):
+        return message, None
+    payload = decode_data(message)
     if payload is not None:
         return payload, None
-    try:
-        parsed = message_class.FromString(message)
-    except DecodeError as err:
-        raise InvalidMessageError(
-            f"the server sent {len(message)} bytes that are no {message_class.DESCRIPTOR.name}"
-        ) from err
+    parsed = parse_message(message_class, message)
     if parsed.WhichOneof("part") == "data":
         return memoryview(parsed.data), None
     return None, parsed

@@ -34,14 +34,22 @@ class Requests:
         self._attempt = attempt
         self._lock = threading.Lock()
         self._stopped = False  # guarded by _lock
-        self._bound = threading.Event()
+        # Taken until the call has its name. An event costs every small call several times this.
+        self._unbound = threading.Lock()
+        self._unbound.acquire()
+        self._is_bound = False  # of the caller's thread
         # What the caller's own thread takes is the first part of a call on an open stream.
         self._sender = threading.get_ident()
 
     def bind(self, call: Cancellable) -> None:
         """Says which call takes the messages."""
         self._attempt.bind(call)
-        self._bound.set()
+        self._let_through()
+
+    def _let_through(self) -> None:
+        if not self._is_bound:
+            self._is_bound = True
+            self._unbound.release()
 
     def __iter__(self) -> Requests:
         return self
@@ -62,7 +70,8 @@ class Requests:
                 self._attempt.failure = err
         if self._attempt.failure is not None:
             # gRPC's thread may be here before the call has its name.
-            self._bound.wait()
+            with self._unbound:
+                pass
             self._attempt.end("failure")
             raise StopIteration
         self._attempt.move(len(message))
@@ -78,7 +87,7 @@ class Requests:
         traceback: TracebackType | None,
     ) -> None:
         # The next attempt may read the same file: this one must have let go of it.
-        self._bound.set()
+        self._let_through()
         if self._lock.acquire(timeout=_STOP_SECONDS):
             self._stopped = True
             self._lock.release()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from paramd.context import Context
 from paramd.errors import DTypeMismatchError
 from paramd.files import RowSparseRows
-from paramd.spec import TensorHead
+from paramd.spec import Part, Region, Shape, TensorHead
 from paramd.transport.records import PackedGradient, TensorWrite
 from paramd.v1 import tensor_pb2
 from paramd.wire.dtypes import dtype_of
+from paramd.wire.envelope import Payload
 from paramd.wire.tensors import tensor_messages
 
 __all__ = ["BATCH_BYTES", "batches", "id_blocks", "unended_messages", "write_messages"]
@@ -24,6 +27,8 @@ BATCH_BYTES = 1 << 20
 
 # Rows come back while later ids are still being sent; small enough that the server begins soon.
 _IDS_PER_BLOCK = 8192
+# How many headers are remembered.
+_KNOWN_HEADS: Final = 4096
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -50,6 +55,20 @@ def _as_sent(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(array, dtype=dtype, order="C")
 
 
+@functools.lru_cache(_KNOWN_HEADS)
+def _dense_head(
+    name: str,
+    shape: Shape,
+    dtype: np.dtype[Any],
+    context: Context | None,
+    region: Region | None,
+    mode: str,
+    part: Part | None,
+) -> TensorHead:
+    """The header of a dense tensor: workers send the same ones in every step."""
+    return TensorHead(name, shape, dtype, context=context, region=region, mode=mode, part=part)
+
+
 def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
     value = write.value
     if isinstance(value, PackedGradient):
@@ -65,28 +84,27 @@ def _parts(write: TensorWrite) -> tuple[TensorHead, list[np.ndarray[Any, Any]]]:
     if isinstance(value, RowSparseRows):
         ids = np.asarray(value.ids, dtype="<i8", order="C")
         rows = _as_sent(write.name, value.rows)
-        shape, stype, num_rows, parts = value.shape, "row_sparse", len(ids), [ids, rows]
-        dtype = rows.dtype
-    else:
-        array = _as_sent(write.name, value)
-        shape, stype, num_rows, parts = array.shape, "default", 0, [array]
-        dtype = array.dtype
-    head = TensorHead(
-        name=write.name,
-        shape=shape,
-        dtype=dtype,
-        stype=stype,
-        num_rows=num_rows,
-        context=write.context,
-        region=write.region,
-        mode=write.mode,
-        part=write.part,
+        head = TensorHead(
+            write.name,
+            value.shape,
+            rows.dtype,
+            stype="row_sparse",
+            num_rows=len(ids),
+            context=write.context,
+            region=write.region,
+            mode=write.mode,
+            part=write.part,
+        )
+        return head, [ids, rows]
+    array = _as_sent(write.name, value)
+    head = _dense_head(
+        write.name, array.shape, array.dtype, write.context, write.region, write.mode, write.part
     )
-    return head, parts
+    return head, [array]
 
 
-def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[Any]:
-    """The messages of tensors (`Payload`), then the end of the stream.
+def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[Payload]:
+    """The messages of tensors, then the end of the stream.
 
     Args:
         writes: the tensors; one at a time is taken.
@@ -96,8 +114,8 @@ def write_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> I
     yield message_class(end=tensor_pb2.StreamEnd()).SerializeToString()
 
 
-def unended_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[Any]:
-    """The messages of tensors (`Payload`), without the end of the stream."""
+def unended_messages(writes: Iterable[TensorWrite], message_class: type[Any]) -> Iterator[Payload]:
+    """The messages of tensors, without the end of the stream."""
     yield from tensor_messages(map(_parts, writes), message_class)
 
 

@@ -27,7 +27,9 @@ from paramd.transport.receiving import Out, Place, TensorsReceiver, payload_of
 from paramd.transport.records import TensorValue, TensorWrite
 from paramd.transport.sending import write_messages
 from paramd.v1 import training_service_pb2 as pb
+from paramd.wire.envelope import Payload, whole
 from paramd.wire.messages import context_to_wire
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensors import head_from_wire
 from paramd.wire.training import (
     manifest_from_wire,
@@ -140,7 +142,7 @@ class TrainingCalls:
         names = [selector.name for selector in pull]
         with self._connection.operations.begin() as operation:
 
-            def messages() -> Iterator[bytes]:
+            def messages() -> Iterator[Payload]:
                 opened = step_opening(options, operation, pull, current_context)
                 yield pb.StepRequest(open=opened).SerializeToString()
                 yield from write_messages(writes, pb.StepRequest)
@@ -249,7 +251,7 @@ class TrainingCalls:
         """
         with self._connection.operations.begin() as operation:
 
-            def messages() -> Iterator[bytes]:
+            def messages() -> Iterator[Payload]:
                 opened = pb.LoadStatesOpen(
                     operation=operation.to_wire(), trainer=name, only_check=only_check
                 )
@@ -321,12 +323,12 @@ class StepReceiver:
         self._tensors = TensorsReceiver(pb.StepResponse, names, out)
         self._on_staged = on_staged
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: Payload) -> None:
         """Takes the next message."""
         if self._result is not None and self._result.staged is None:
             self._tensors.feed(message)
             return
-        parsed = pb.StepResponse.FromString(message)
+        parsed = parse_message(pb.StepResponse, whole(message))
         if parsed.WhichOneof("part") != "result":
             raise InvalidStreamError("the answer to a step begins with its result")
         self._result = step_result_from_wire(parsed.result)
@@ -354,7 +356,7 @@ class _StatesReceiver:
         self._next = 0
         self._missing = 0
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: Payload) -> None:
         payload, parsed = payload_of(message, pb.SaveStatesResponse)
         if payload is not None:
             if len(payload) > self._missing or self._sink is None:

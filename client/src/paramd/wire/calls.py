@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from paramd.errors import InvalidMessageError
 from paramd.v1 import call_service_pb2 as pb
 from paramd.wire.envelope import Payload, decode_data, field_prefix
+from paramd.wire.parsing import parse_message
 
 __all__ = [
     "END",
@@ -167,10 +166,7 @@ def _opening_by_hand(message: bytes) -> Opening | None:
 
 
 def _parsed_request(message: bytes) -> Opening | Payload | pb.CallRequest:
-    try:
-        parsed = pb.CallRequest.FromString(message)
-    except DecodeError as err:
-        raise InvalidMessageError(f"{len(message)} bytes are no CallRequest message") from err
+    parsed = parse_message(pb.CallRequest, message)
     part = parsed.WhichOneof("part")
     if part == "open":
         messages = [_payload_or_message(memoryview(each)) for each in parsed.open.messages]
@@ -218,12 +214,7 @@ def _answer_by_hand(message: bytes) -> Answer | None:
 
 
 def _parsed_response(message: bytes) -> Answer | memoryview | pb.CallResponse:
-    try:
-        parsed = pb.CallResponse.FromString(message)
-    except DecodeError as err:
-        raise InvalidMessageError(
-            f"the server sent {len(message)} bytes that are no CallResponse"
-        ) from err
+    parsed = parse_message(pb.CallResponse, message)
     part = parsed.WhichOneof("part")
     if part == "answer":
         messages = [_payload_or_message(memoryview(each)) for each in parsed.answer.messages]

@@ -39,6 +39,8 @@ def dtype_of(value: Any) -> np.dtype[Any]:
     Raises:
         TypeError: where it is no dtype, or none that a parameter can have.
     """
+    if isinstance(value, np.dtype) and (number := _NUMBERS.get(value)) is not None:
+        return DTYPES[number]
     if value is None:
         return DTYPES[1]
     if isinstance(value, str) and value == "bfloat16":

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-
-from paramd.errors import InvalidMessageError, InvalidStreamError
+from paramd.errors import InvalidStreamError
 from paramd.spec import TensorHead
 from paramd.v1 import tensor_pb2
 from paramd.wire.envelope import Payload, decode_data
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensors import head_from_wire
 
 __all__ = ["TensorReceiver"]
@@ -56,7 +55,10 @@ class TensorReceiver:
             InvalidMessageError: for bytes that are no message.
             InvalidStreamError: for a message that cannot come now, or payload that runs over.
         """
-        payload = message if isinstance(message, memoryview) else decode_data(message)
+        if isinstance(message, memoryview):
+            self._put(message)
+            return
+        payload = decode_data(message)
         if payload is None:
             payload = self._feed_slowly(message)
         if payload is not None:
@@ -77,12 +79,8 @@ class TensorReceiver:
                 parameter=head.name,
             )
 
-    def _feed_slowly(self, message: Payload) -> memoryview | None:
-        try:
-            parsed = self._message_class.FromString(message)
-        except DecodeError as err:
-            name = self._message_class.DESCRIPTOR.name
-            raise InvalidMessageError(f"{len(message)} bytes are no {name} message") from err
+    def _feed_slowly(self, message: bytes) -> memoryview | None:
+        parsed = parse_message(self._message_class, message)
         part = parsed.WhichOneof("part")
         if part == "data":
             return memoryview(parsed.data)
@@ -165,6 +163,12 @@ class _OpenTensor:
 
     def put(self, payload: memoryview) -> memoryview:
         """Takes what it lacks, and gives back the rest."""
+        if len(self._left) == 1 and len(payload) >= self.missing:
+            # All that it lacks, for one place: so small tensors come.
+            self._left[0][:] = payload[: self.missing]
+            rest = payload[self.missing :]
+            self.missing = 0
+            return rest
         rest = payload[self.missing :]
         payload = payload[: self.missing]
         self.missing -= len(payload)

@@ -284,7 +284,8 @@ class NumpyBackend:
     def _reserve(self, shape: Shape, dtype: np.dtype[Any]) -> int:
         size = math.prod(shape) * dtype.itemsize
         # NumPy holds no array, not even an empty one, whose other dimensions overflow.
-        if math.prod(each for each in shape if each) * dtype.itemsize > sys.maxsize:
+        others = size or math.prod(each for each in shape if each) * dtype.itemsize
+        if others > sys.maxsize:
             raise MemoryLimitError(f"no array has shape {shape}")
         self._account.reserve(size)
         if size >= _LARGE_BYTES:

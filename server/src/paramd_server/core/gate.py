@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 __all__ = ["Gate"]
 
@@ -18,26 +18,37 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        # Both guarded by _changed.
+        # Taken by itself where nobody is woken: a condition costs two more calls.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Both guarded by _lock.
         self._inside = 0
         self._owner: int | None = None
         # How deep each thread is inside.
         self._own = threading.local()
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> AbstractContextManager[None]:
         """Goes through, together with others. A thread that is inside goes in again freely."""
+        return _Shared(self)
+
+    def enter(self) -> None:
+        """Goes in. See `shared`."""
         depth: int = getattr(self._own, "depth", 0)
         if depth == 0:
-            self._enter()
+            with self._lock:
+                while self._owner is not None:
+                    self._changed.wait()
+                self._inside += 1
         self._own.depth = depth + 1
-        try:
-            yield
-        finally:
-            self._own.depth = depth
-            if depth == 0:
-                self._leave()
+
+    def leave(self) -> None:
+        """Goes out again. See `shared`."""
+        self._own.depth -= 1
+        if self._own.depth == 0:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside and self._owner is not None:
+                    self._changed.notify_all()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -67,14 +78,17 @@ class Gate:
             while self._inside:
                 self._changed.wait()
 
-    def _enter(self) -> None:
-        with self._changed:
-            while self._owner is not None:
-                self._changed.wait()
-            self._inside += 1
 
-    def _leave(self) -> None:
-        with self._changed:
-            self._inside -= 1
-            if not self._inside and self._owner is not None:
-                self._changed.notify_all()
+class _Shared:
+    """What `Gate.shared` gives: a class, since a generator costs every small change more."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        self._gate.enter()
+
+    def __exit__(self, *_error: object) -> None:
+        self._gate.leave()

@@ -105,7 +105,14 @@ class OperationWindow:
         Raises:
             OperationExpiredError, InvalidArgumentError: as `run`.
         """
-        return self._entry(operation).answer
+        self._hear(operation)
+        with self._lock:
+            window = self._windows.get(operation.identity)
+            if window is None:
+                return None
+            _check_open(window, operation)
+            entry = window.entries.get(operation.sequence)
+            return None if entry is None else entry.answer
 
     def run(self, operation: Operation, carry_out: Callable[[], bytes]) -> bytes:
         """Carries an operation out, unless it has been: then its answer of that time.
@@ -164,20 +171,19 @@ class OperationWindow:
             if operation.sequence >= window.floor:
                 window.entries.setdefault(operation.sequence, _Entry()).answer = answer
 
-    def _entry(self, operation: Operation) -> _Entry:
+    def _hear(self, operation: Operation) -> None:
         operation.check()
         for listener in self._listeners:
             listener(operation.identity)
+
+    def _entry(self, operation: Operation) -> _Entry:
+        self._hear(operation)
         with self._lock:
             window = self._windows.setdefault(operation.identity, _Window())
             self._windows.move_to_end(operation.identity)
             window.used_at = time.monotonic()
             self._forget(window, min(operation.acknowledged_below, operation.sequence))
-            if operation.sequence < window.floor:
-                raise OperationExpiredError(
-                    f"operation {operation.sequence} was acknowledged before; the window begins "
-                    f"at {window.floor}"
-                )
+            _check_open(window, operation)
             entry = window.entries.get(operation.sequence)
             if entry is None:
                 if len(window.entries) >= self._max_pending:
@@ -195,6 +201,8 @@ class OperationWindow:
                 del window.entries[sequence]
 
     def _drop_idle(self) -> None:
+        if len(self._windows) <= self._max_identities:
+            return
         oldest = time.monotonic() - self._min_idle_s
         while len(self._windows) > self._max_identities:
             identity, window = next(iter(self._windows.items()))
@@ -202,3 +210,11 @@ class OperationWindow:
             if window.used_at > oldest and not crowded:
                 break
             del self._windows[identity]
+
+
+def _check_open(window: _Window, operation: Operation) -> None:
+    if operation.sequence < window.floor:
+        raise OperationExpiredError(
+            f"operation {operation.sequence} was acknowledged before; the window begins at "
+            f"{window.floor}"
+        )

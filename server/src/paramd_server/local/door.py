@@ -16,8 +16,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from google.protobuf.message import DecodeError
-
 from paramd.errors import (
     InvalidMessageError,
     MemoryLimitError,
@@ -27,6 +25,7 @@ from paramd.errors import (
 )
 from paramd.v1 import local_pb2
 from paramd.wire.local import Incoming, send_message, socket_address
+from paramd.wire.parsing import parse_message
 from paramd.wire.protocol import PROTOCOL
 from paramd.wire.status import encode_error
 
@@ -168,10 +167,7 @@ def _check_user(connection: socket.socket) -> None:
 def _hello(message: bytes | None) -> local_pb2.LocalHello:
     if message is None:
         raise ConnectionResetError("the connection ended before it began")
-    try:
-        return local_pb2.LocalHello.FromString(message)
-    except DecodeError as err:
-        raise InvalidMessageError(f"{len(message)} bytes are no LocalHello message") from err
+    return parse_message(local_pb2.LocalHello, message)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -9,12 +9,11 @@ import struct
 import threading
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from paramd.errors import InvalidMessageError, ParamdError
 from paramd.v1 import local_pb2
 from paramd.wire.local import Incoming, send_message
 from paramd.wire.messages import context_from_wire, part_from_wire
+from paramd.wire.parsing import parse_message
 from paramd.wire.status import encode_error
 from paramd.wire.tensors import head_to_wire
 from paramd_server.arrays.shared_memory import SharedMemory
@@ -80,10 +79,7 @@ class Finding:
             peer.end()
 
     def _answer(self, peer: _Peer, message: bytes) -> None:
-        try:
-            request = local_pb2.LocalRequest.FromString(message)
-        except DecodeError as err:
-            raise InvalidMessageError(f"{len(message)} bytes are no LocalRequest message") from err
+        request = parse_message(local_pb2.LocalRequest, message)
         question = request.WhichOneof("question")
         if question == "locate":
             peer.send(self._locate(request.locate))

@@ -227,10 +227,6 @@ class _Messages:
         raise InvalidStreamError("the stream ended within a call")
 
 
-def _kept(message: Payload) -> bytes:
-    return encode_data(message) if isinstance(message, memoryview) else message
-
-
 def _status_of(error: ParamdError) -> pb.CallStatus:
     number: int = code_of(error).value[0]
     return pb.CallStatus(code=number, details=status_text(error), error=encode_error(error))

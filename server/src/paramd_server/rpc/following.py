@@ -15,6 +15,7 @@ from paramd.errors import ClusterMismatchError, ParamdError
 from paramd.transport.channel import RenewableChannel
 from paramd.transport.retry import error_of
 from paramd.v1 import cluster_service_pb2 as pb
+from paramd.wire.parsing import parse_message
 from paramd_server.core.cluster.follower import Follower
 from paramd_server.core.cluster.standing import GO_ON, RESTART, WAIT, Cluster, Standing
 from paramd_server.rpc.cluster_messages import (
@@ -221,6 +222,6 @@ class CoordinatorLink:
                 raise ClusterMismatchError(str(err)) from err
             else:
                 self._channel.served = True
-                return answer_class.FromString(answer)
+                return parse_message(answer_class, answer)
             if not self._channel.renewed_after(failure, used, _TIMEOUT_S):
                 raise failure

@@ -11,18 +11,18 @@ from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from paramd.errors import (
     InternalServerError,
-    InvalidMessageError,
     InvalidStreamError,
     MemoryLimitError,
     ParamdError,
     ServerUnavailable,
 )
 from paramd.wire.envelope import Payload, whole
+from paramd.wire.parsing import parse_message
 from paramd.wire.status import DETAIL_KEY, code_of, encode_error
 from paramd_server.rpc.running_calls import RunningCalls
 from paramd_server.rpc.streams import OpenStreams
@@ -132,13 +132,7 @@ class Method:
         request = next(requests, None)
         if request is None or next(requests, None) is not None:
             raise InvalidStreamError(f"{self.name} takes one message, no more and no less")
-        data = whole(request)
-        try:
-            message: Message = self._request_class.FromString(data)
-        except DecodeError as err:
-            name = self._request_class.DESCRIPTOR.name
-            raise InvalidMessageError(f"{len(data)} bytes are no {name} message") from err
-        return message
+        return parse_message(self._request_class, whole(request))
 
 
 def service_handler(methods: ServiceMethods) -> grpc.GenericRpcHandler:

@@ -7,9 +7,8 @@ from typing import Final
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
 
-from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
+from paramd.errors import InvalidArgumentError, InvalidStreamError
 from paramd.spec import InitializeEntry, StoredInfo, TensorHead, Version
 from paramd.v1 import parameter_pb2, tensor_pb2
 from paramd.v1 import parameter_service_pb2 as pb
@@ -25,6 +24,7 @@ from paramd.wire.messages import (
     shape_from_wire,
     spec_from_wire,
 )
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensors import (
     CHUNK_BYTES,
     byte_view,
@@ -284,12 +284,7 @@ def _row_request(message: Payload) -> tuple[IntArray | None, pb.PullRowSparseReq
     data = decode_data(message)
     if data is not None:
         return _ids_of(data), None
-    try:
-        request = pb.PullRowSparseRequest.FromString(message)
-    except DecodeError as err:
-        raise InvalidMessageError(
-            f"{len(message)} bytes are no PullRowSparseRequest message"
-        ) from err
+    request = parse_message(pb.PullRowSparseRequest, message)
     if request.WhichOneof("part") == "ids":
         return _ids_of(memoryview(request.ids)), None
     return None, request

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from paramd.errors import InvalidArgumentError, InvalidMessageError, InvalidStreamError
+from paramd.errors import InvalidArgumentError, InvalidStreamError
 from paramd.spec import TensorHead
 from paramd.v1 import parameter_pb2
 from paramd.wire.envelope import Payload
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensor_receiver import TensorReceiver
 from paramd.wire.tensors import byte_view
 from paramd_server.arrays.backend import HostArray
@@ -50,10 +49,7 @@ def first_message(messages: Iterator[Payload], message_class: Any, part: str) ->
         raise InvalidStreamError(f"a stream of {name} begins with {part}, but nothing came")
     if isinstance(first, memoryview):
         raise InvalidStreamError(f"a stream of {name} begins with {part}, but got data")
-    try:
-        parsed = message_class.FromString(first)
-    except DecodeError as err:
-        raise InvalidMessageError(f"{len(first)} bytes are no {name} message") from err
+    parsed: Any = parse_message(message_class, first)
     got = parsed.WhichOneof("part")
     if got != part:
         raise InvalidStreamError(f"a stream of {name} begins with {part}, but got {got}")

@@ -23,9 +23,10 @@ class RunningCalls:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._count = 0  # guarded by _changed
-        self._draining = False  # guarded by _changed
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._count = 0  # guarded by _lock
+        self._draining = False  # guarded by _lock
 
     def __len__(self) -> int:
         return self._count
@@ -36,16 +37,16 @@ class RunningCalls:
         Raises:
             ServerUnavailable: where the server stops. Clients try again, wherever it is then.
         """
-        with self._changed:
+        with self._lock:
             if self._draining:
                 raise ServerUnavailable("the server is stopping")
             self._count += 1
 
     def end(self) -> None:
         """Says that a call has ended, and that its answer is on its way."""
-        with self._changed:
+        with self._lock:
             self._count -= 1
-            if not self._count:
+            if self._draining and not self._count:
                 self._changed.notify_all()
 
     def begin_until_sent(self, context: grpc.ServicerContext) -> None:
@@ -78,6 +79,6 @@ class RunningCalls:
         Returns:
             Whether all of them have ended in that time.
         """
-        with self._changed:
+        with self._lock:
             self._draining = True
             return self._changed.wait_for(lambda: not self._count, seconds)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import grpc
 
@@ -73,17 +73,19 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._streams)
 
-    @contextmanager
-    def open(self, context: grpc.ServicerContext) -> Iterator[OpenStream]:
-        """Registers a call for as long as the block runs."""
-        stream = OpenStream(context)
+    def open(self, context: grpc.ServicerContext) -> AbstractContextManager[OpenStream]:
+        """Watches a call for as long as a block runs."""
+        return _Watched(self, OpenStream(context))
+
+    def add(self, stream: OpenStream) -> None:
+        """Watches a call from now on."""
         with self._lock:
             self._streams.add(stream)
-        try:
-            yield stream
-        finally:
-            with self._lock:
-                self._streams.discard(stream)
+
+    def discard(self, stream: OpenStream) -> None:
+        """Watches a call no more."""
+        with self._lock:
+            self._streams.discard(stream)
 
     def cut_stalled(self) -> None:
         """Cancels the calls in which nothing has moved for too long. Called now and then."""
@@ -95,3 +97,20 @@ class OpenStreams:
                 stream.stalled = True
                 _log.warning("cut off a stream in which nothing moved for %g s", self._stall_s)
                 stream.context.cancel()
+
+
+class _Watched:
+    """What `OpenStreams.open` gives: a class, since a generator costs small calls more."""
+
+    __slots__ = ("_stream", "_streams")
+
+    def __init__(self, streams: OpenStreams, stream: OpenStream) -> None:
+        self._streams = streams
+        self._stream = stream
+
+    def __enter__(self) -> OpenStream:
+        self._streams.add(self._stream)
+        return self._stream
+
+    def __exit__(self, *_error: object) -> None:
+        self._streams.discard(self._stream)

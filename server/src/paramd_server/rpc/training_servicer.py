@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from paramd.errors import (
     InvalidArgumentError,
-    InvalidMessageError,
     InvalidStreamError,
     RolledBackError,
     StatesMismatchError,
@@ -20,6 +18,7 @@ from paramd.trainer_spec import StepOptions, StepResult
 from paramd.v1 import trainer_pb2
 from paramd.v1 import training_service_pb2 as pb
 from paramd.wire.envelope import Payload, whole
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensors import byte_view, data_messages, head_to_wire
 from paramd.wire.training import (
     manifest_from_wire,
@@ -363,12 +362,7 @@ def _manifest_pages(messages: Iterator[Payload], num_parameters: int) -> list[pb
     pages: list[pb.StatesManifest] = []
     num_names = num_arrays = 0
     for message in messages:
-        try:
-            parsed = pb.LoadStatesRequest.FromString(whole(message))
-        except DecodeError as err:
-            raise InvalidMessageError(
-                f"{len(message)} bytes are no LoadStatesRequest message"
-            ) from err
+        parsed = parse_message(pb.LoadStatesRequest, whole(message))
         if parsed.WhichOneof("part") != "manifest":
             break
         page = parsed.manifest

@@ -21,6 +21,7 @@ from paramd.transport.records import TensorWrite
 from paramd.transport.sending import unended_messages, write_messages
 from paramd.transport.training import StepReceiver, step_opening
 from paramd.v1 import training_service_pb2 as pb
+from paramd.wire.envelope import Payload
 from paramd.wire.training import staged_part_to_wire
 
 __all__ = ["ClusterStep", "ShardPush"]
@@ -188,7 +189,7 @@ class ClusterStep:
         connection, training = self._shards.coordinator, self._shards.calls[0].training
         names = [selector.name for selector in push.pull]
 
-        def messages() -> Iterator[bytes]:
+        def messages() -> Iterator[Payload]:
             opened = self._opening(push, operation)
             yield pb.StepRequest(open=opened).SerializeToString()
             yield from unended_messages(push.writes, pb.StepRequest)
@@ -221,7 +222,7 @@ class ClusterStep:
         connection, training = self._shards.connections[shard], self._shards.calls[shard].training
         names = [selector.name for selector in push.pull]
 
-        def messages() -> Iterator[bytes]:
+        def messages() -> Iterator[Payload]:
             yield pb.StepRequest(open=self._opening(push, operation)).SerializeToString()
             yield from write_messages(push.writes, pb.StepRequest)
 

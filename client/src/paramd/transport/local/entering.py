@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from paramd.errors import InvalidMessageError, ServerUnavailable
 from paramd.v1 import local_pb2
 from paramd.wire.local import Incoming, send_message, socket_address
+from paramd.wire.parsing import parse_message
 from paramd.wire.protocol import PROTOCOL
 from paramd.wire.status import decode_error
 
@@ -100,10 +100,7 @@ def _connect(connection: socket.socket, name: str) -> None:
 def _welcome(message: bytes | None) -> local_pb2.LocalWelcome:
     if message is None:
         raise ConnectionResetError("the server ended the connection")
-    try:
-        welcome = local_pb2.LocalWelcome.FromString(message)
-    except DecodeError as err:
-        raise InvalidMessageError(f"{len(message)} bytes are no LocalWelcome message") from err
+    welcome = parse_message(local_pb2.LocalWelcome, message)
     if welcome.error:
         raise decode_error(grpc.StatusCode.INTERNAL, welcome.error, "refused")
     return welcome

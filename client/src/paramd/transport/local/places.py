@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from paramd.context import Context
 from paramd.errors import InvalidMessageError, ParamdError, ServerUnavailable
@@ -25,6 +24,7 @@ from paramd.v1 import local_pb2
 from paramd.wire.directory import HEADER_WORDS, MAGIC, SLOT_WORDS, TableWord
 from paramd.wire.local import send_message
 from paramd.wire.messages import context_to_wire
+from paramd.wire.parsing import parse_message
 from paramd.wire.status import decode_error
 from paramd.wire.tensors import head_from_wire
 
@@ -251,8 +251,8 @@ class Places:
         """Takes what the server says, for as long as it is there."""
         try:
             while (message := self._incoming.receive()) is not None:
-                self._take(local_pb2.LocalResponse.FromString(message))
-        except (OSError, InvalidMessageError, DecodeError) as err:
+                self._take(parse_message(local_pb2.LocalResponse, message))
+        except (OSError, InvalidMessageError) as err:
             _log.debug("the connection to the server of this host has failed: %s", err)
         finally:
             self._closed = True

@@ -21,6 +21,7 @@ from paramd.v1 import call_service_pb2 as pb
 from paramd.v1 import local_pb2
 from paramd.wire.calls import END, READY, Payload, encode_message
 from paramd.wire.local import send_message
+from paramd.wire.parsing import parse_message
 from paramd.wire.tensors import CHUNK_BYTES
 
 __all__ = ["LocalStream", "LocalStreams"]
@@ -153,7 +154,7 @@ class LocalStream:
             raise self._failure("the server ended the connection")
         if response[:1] != _BLOCKS_USED:
             return response
-        self._num_used -= pb.CallResponse.FromString(response).blocks_used
+        self._num_used -= parse_message(pb.CallResponse, response).blocks_used
         return None
 
     def _failure(self, why: object) -> CallFailedError:
