@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -214,7 +213,7 @@ class TensorHead:
     step: tuple[int, int] | None = None
     part: Part | None = None
 
-    @functools.cached_property
+    @property
     def size_bytes(self) -> int:
         """Bytes of the payload; for row_sparse the ids (int64) and the rows."""
         if self.two_bit_threshold:

@@ -77,8 +77,7 @@ def grpc_target(target: str) -> str:
     """
     if "," in target:
         raise ValueError(
-            f"target {target!r} names several servers; one server is supported so far: give one "
-            "'host:port'"
+            f"target {target!r} names several servers where one is meant: give one 'host:port'"
         )
     if target.startswith("unix:"):
         path = target.removeprefix("unix:")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Out = np.ndarray[Any, Any] | None
+_NOTHING: Final = np.empty(0)
 SinkFactory = Callable[[Sequence[TensorHead]], AbstractContextManager[Callable[[memoryview], None]]]
 
 
@@ -75,7 +76,7 @@ class OutArray:
             )
         self._name = name
         self._out = out
-        self._target = np.empty(0)
+        self._target = _NOTHING
 
     def open(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> memoryview:
         """The bytes to receive into.

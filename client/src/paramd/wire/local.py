@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from paramd.errors import InvalidMessageError
+from paramd.wire.spinning import Spin
 
 __all__ = ["Incoming", "send_message", "socket_address"]
 
 _SIZE_BYTES: Final = 4
-_RECEIVE_BYTES: Final = 256 << 10
+# What comes at a time; more only where a message is longer.
+_MEMORY_BYTES: Final = 128 << 10
 
 
 def socket_address(name: str) -> str:
@@ -53,52 +55,98 @@ class Incoming:
         self._connection = connection
         self._max_bytes = max_bytes
         self._max_descriptors = max_descriptors
-        self._buffer = bytearray()
+        self._memory = memoryview(bytearray(_MEMORY_BYTES))
+        # What has come and has not been taken.
+        self._begin = self._end = 0
+        self._spin: Spin | None = None
         # That have come and nobody has taken, in their order.
         self.descriptors: list[int] = []
 
-    def receive(self) -> bytes | None:
+    def wait_awake(self, is_alone: Callable[[], bool], *, successes: int) -> None:
+        """Waits for messages awake for a moment from now on, where that pays: see `Spin`."""
+        self._spin = Spin(self._connection, is_alone, successes=successes)
+
+    def expect_no_descriptors(self) -> None:
+        """Discards descriptors from now on: looking for them takes longer than a small message."""
+        self._max_descriptors = 0
+
+    def receive(self, *, soon: bool = True) -> bytes | None:
         """The next message; None where the connection has ended between two.
+
+        Args:
+            soon: whether it may come so soon that it is worth to wait awake.
 
         Raises:
             OSError: where the connection has failed, or ended within a message.
             InvalidMessageError: where a message is longer than is taken.
         """
-        while (message := self._take()) is None:
-            data = self._read()
-            if not data:
-                if self._buffer:
+        missing = self._num_missing()
+        while missing:
+            self._make_room(missing)
+            if soon and self._spin is not None:
+                self._spin.wait()
+            count = self._read()
+            if not count:
+                if self._begin < self._end:
                     raise ConnectionResetError("the connection ended within a message")
                 return None
-            self._buffer += data
-        return message
+            self._end += count
+            missing = self._num_missing()
+        return self._take()
 
     def close(self) -> None:
         """Closes the descriptors that nobody has taken."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
-    def _take(self) -> bytes | None:
-        buffer = self._buffer
-        if len(buffer) < _SIZE_BYTES:
-            return None
-        size = int.from_bytes(buffer[:_SIZE_BYTES], "little")
+    def _size(self) -> int:
+        begin = self._begin
+        return int.from_bytes(self._memory[begin : begin + _SIZE_BYTES], "little")
+
+    def _num_missing(self) -> int:
+        """How many bytes the next message lacks at least; 0 where it is there."""
+        num_there = self._end - self._begin
+        if num_there < _SIZE_BYTES:
+            return _SIZE_BYTES - num_there
+        size = self._size()
         if size > self._max_bytes:
             raise InvalidMessageError(
                 f"a message of {size} bytes came, of at most {self._max_bytes}"
             )
-        end = _SIZE_BYTES + size
-        if len(buffer) < end:
-            return None
-        message = bytes(memoryview(buffer)[_SIZE_BYTES:end])
-        del buffer[:end]
+        return max(_SIZE_BYTES + size - num_there, 0)
+
+    def _take(self) -> bytes:
+        begin = self._begin + _SIZE_BYTES
+        end = begin + self._size()
+        message = bytes(self._memory[begin:end])
+        self._begin = end
+        if end == self._end:
+            self._begin = self._end = 0
+            if len(self._memory) > _MEMORY_BYTES:
+                # Large ones are rare.
+                self._memory = memoryview(bytearray(_MEMORY_BYTES))
         return message
 
-    def _read(self) -> bytes:
+    def _make_room(self, missing: int) -> None:
+        if self._end + missing <= len(self._memory):
+            return
+        num_there = self._end - self._begin
+        there = self._memory[self._begin : self._end]
+        if num_there + missing <= len(self._memory):
+            self._memory[:num_there] = bytes(there)
+        else:
+            memory = memoryview(bytearray(num_there + missing))
+            memory[:num_there] = there
+            self._memory = memory
+        self._begin, self._end = 0, num_there
+
+    def _read(self) -> int:
+        room = self._memory[self._end :]
         if not self._max_descriptors:
-            return self._connection.recv(_RECEIVE_BYTES)
+            return self._connection.recv_into(room)
         data, descriptors, _flags, _address = socket.recv_fds(
-            self._connection, _RECEIVE_BYTES, self._max_descriptors
+            self._connection, len(room), self._max_descriptors
         )
         self.descriptors += descriptors
-        return data
+        room[: len(data)] = data
+        return len(data)

@@ -20,9 +20,13 @@ class RunningCalls:
     begins: they are neither answered nor ended before the grace is over, and the server is not done
     before that either. So calls are counted and refused here, and gRPC is stopped when none is
     left.
+
+    Attributes:
+        num_begun: how many calls have begun since the server was started.
     """
 
     def __init__(self) -> None:
+        self.num_begun = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._count = 0  # guarded by _lock
@@ -41,6 +45,7 @@ class RunningCalls:
             if self._draining:
                 raise ServerUnavailable("the server is stopping")
             self._count += 1
+            self.num_begun += 1
 
     def end(self) -> None:
         """Says that a call has ended, and that its answer is on its way."""

@@ -32,6 +32,10 @@ _log = logging.getLogger(__name__)
 _MAX_STREAMS: Final = 4
 # What is smaller costs less on the socket than in the ring, of which the server has to be told.
 _INLINE_BYTES: Final = 64 << 10
+# A call that sends no more is answered before the thread would have gone to sleep and woken up.
+_SOON_BYTES: Final = (1 << 20) + _INLINE_BYTES
+# See Spin. More clients than processors would keep the server from answering.
+_SUCCESSES: Final = 16
 # The tag of CallResponse.blocks_used.
 _BLOCKS_USED: Final = b"\x20"
 
@@ -42,6 +46,7 @@ class LocalStream:
     Args:
         entrance: of the server, for LOCAL_PURPOSE_CALL.
         ended: called once, when it takes no calls any more.
+        is_alone: whether no other stream of the session is in use.
 
     Raises:
         InvalidMessageError: where the server speaks another language.
@@ -50,11 +55,12 @@ class LocalStream:
 
     inline_bytes = _INLINE_BYTES
 
-    def __init__(self, entrance: Entrance, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, entrance: Entrance, ended: Callable[[], None], is_alone: Callable[[], bool]
+    ) -> None:
         self._connection, self._incoming = entrance.connection, entrance.incoming
         self.has_ended = False
-        # The thread whose call is under way.
-        self.owner = threading.get_ident()
+        self.begin()
         try:
             try:
                 ring = mmap.mmap(entrance.descriptor, entrance.size)
@@ -65,6 +71,8 @@ class LocalStream:
         except BaseException:
             self._connection.close()
             raise
+        self._incoming.expect_no_descriptors()
+        self._incoming.wait_awake(is_alone, successes=_SUCCESSES)
         self._ring = np.frombuffer(ring, np.uint8)
         self._ended = ended
         self._num_slots = entrance.size // CHUNK_BYTES
@@ -74,8 +82,14 @@ class LocalStream:
         # Came while a slot was waited for.
         self._waiting: deque[bytes] = deque()
 
+    def begin(self) -> None:
+        """Says that a call of this thread is under way from now on."""
+        self._owner = threading.get_ident()
+        self._num_sent = 0
+
     def send(self, request: bytes) -> None:
         """See Carrier."""
+        self._num_sent += len(request)
         try:
             send_message(self._connection, request)
         except OSError as err:
@@ -106,7 +120,7 @@ class LocalStream:
     def cancel(self) -> object:
         """See Carrier."""
         self._end()
-        if threading.get_ident() == self.owner:
+        if threading.get_ident() == self._owner:
             self._connection.close()
             return None
         try:
@@ -139,6 +153,7 @@ class LocalStream:
         self._next_slot = (self._next_slot + 1) % self._num_slots
         self._num_used += 1
         size = len(payload)
+        self._num_sent += size
         # Without the GIL, unlike an assignment to a view.
         np.copyto(self._ring[offset : offset + size], np.frombuffer(payload, np.uint8))
         block = pb.RingBlock(offset=offset, size=size)
@@ -147,7 +162,7 @@ class LocalStream:
     def _next(self) -> bytes | None:
         """The next response; None where it says only that blocks have been used."""
         try:
-            response = self._incoming.receive()
+            response = self._incoming.receive(soon=self._num_sent <= _SOON_BYTES)
         except (OSError, InvalidMessageError) as err:
             raise self._failure(err) from err
         if response is None:
@@ -189,7 +204,7 @@ class LocalStreams:
         with self._lock:
             while self._free:
                 stream = self._free.pop()
-                stream.owner = threading.get_ident()
+                stream.begin()
                 if not stream.has_ended:
                     return stream
             if self._closed or self._num_streams >= _MAX_STREAMS:
@@ -197,7 +212,7 @@ class LocalStreams:
             self._num_streams += 1
         try:
             entrance = enter(self._name, local_pb2.LOCAL_PURPOSE_CALL, self._authorization())
-            return LocalStream(entrance, self._forget)
+            return LocalStream(entrance, self._forget, self._is_one_in_use)
         except (ParamdError, OSError) as err:
             _log.info("calls go over gRPC: %s", err)
             with self._lock:
@@ -227,6 +242,9 @@ class LocalStreams:
         self._closed = True
         for stream in self._free:
             stream.abandon()
+
+    def _is_one_in_use(self) -> bool:
+        return self._num_streams - len(self._free) == 1
 
     def _forget(self) -> None:
         with self._lock:
