@@ -16,9 +16,16 @@ from paramd.errors import (
 )
 from paramd.link import Link, describe, session_of, supply
 from paramd.session import Session
-from paramd.spec import Selector, StoredInfo, shape_is_known
+from paramd.spec import Selector, StoredInfo, TensorHead, shape_is_known
 
-__all__ = ["check_gradient", "initialized", "not_initialized", "resolve", "rows_readable"]
+__all__ = [
+    "check_gradient",
+    "initialized",
+    "not_initialized",
+    "resolve",
+    "rows_readable",
+    "seen_in_place",
+]
 
 
 def initialized(
@@ -58,6 +65,20 @@ def initialized(
     if info.state != "initialized":
         raise not_initialized(info)
     return session, info
+
+
+def seen_in_place(link: Link, context: Any) -> tuple[Session, TensorHead] | None:
+    """A dense value, where it is seen in shared memory that there is one; None: it is to be asked.
+
+    Args:
+        link: the parameter's proxy.
+        context: of the copy; None for the only one, or the one on the current context.
+    """
+    session = session_of([link])
+    if link.attachment(session) is None or not isinstance(context, Context | None):
+        return None
+    head = session.calls.seen_in_place(Selector(link.name, context), current_context())
+    return None if head is None else (session, head)
 
 
 def rows_readable(link: Link, context: Any, *, call: str) -> tuple[Session, Context | None]:

@@ -18,11 +18,11 @@ from paramd.ndarray.local import LocalNDArray, wrap
 from paramd.ndarray.operators import StoreMode
 from paramd.ndarray.row_sparse import RowSparseNDArray
 from paramd.session import Session
-from paramd.spec import Region, Selector, Shape, StoredInfo
+from paramd.spec import Region, Selector, Shape, StoredInfo, TensorHead
 from paramd.tensor_values import sendable
 from paramd.transport.calls import TensorWrite
 
-__all__ = ["RemoteNDArray", "RemoteRowSparseNDArray", "handle"]
+__all__ = ["RemoteNDArray", "RemoteRowSparseNDArray", "handle", "value_handle"]
 
 _Values = npt.NDArray[Any]
 
@@ -61,9 +61,15 @@ class RemoteNDArray(NDArray):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Element type, as it is now: one round trip."""
-        (info,) = self._session.calls.describe([self._name])
-        self._seen_dtype = info.current.dtype
+        """Element type, as it is now: one round trip, or none where it is seen in place."""
+        calls = self._session.calls
+        selector = Selector(self._name, self._context)
+        head = None if self._gradient else calls.seen_in_place(selector, self._context)
+        if head is None:
+            (info,) = calls.describe([self._name])
+            self._seen_dtype = info.current.dtype
+        else:
+            self._seen_dtype = head.dtype
         return self._seen_dtype
 
     @property
@@ -246,6 +252,18 @@ def handle(
         return RemoteRowSparseNDArray(session, spec.name, context, spec.shape)
     view = View.whole(spec.shape)
     return RemoteNDArray(session, spec.name, context, view, spec.dtype, gradient=gradient)
+
+
+def value_handle(session: Session, head: TensorHead) -> NDArray:
+    """The handle of a dense value.
+
+    Args:
+        session: serves it.
+        head: of the copy.
+    """
+    assert head.context is not None
+    view = View.whole(head.shape)
+    return RemoteNDArray(session, head.name, head.context, view, head.dtype, gradient=False)
 
 
 def _region(view: View) -> Region | None:

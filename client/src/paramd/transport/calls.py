@@ -202,6 +202,16 @@ class Calls:
             return found
         return self._get("GetData", pb.GetDataRequest, selectors, current_context, out)
 
+    def seen_in_place(self, selector: Selector, current_context: Context) -> TensorHead | None:
+        """What a dense value is, without its version, where no call is needed to see that.
+
+        Args:
+            selector: the copy, without a region.
+            current_context: for a selector without a context.
+        """
+        local = self._connection.local.values()
+        return None if local is None else local.head(selector, current_context)
+
     def get_values(
         self,
         selectors: Sequence[Selector],

@@ -141,6 +141,15 @@ class SessionCalls(Protocol):
         """Pulls values."""
         ...
 
+    def seen_in_place(self, selector: Selector, current_context: Context) -> TensorHead | None:
+        """What a dense value is, without its version, where no call is needed to see that.
+
+        Args:
+            selector: the copy, without a region.
+            current_context: for a selector without a context.
+        """
+        ...
+
     def get_values(
         self,
         selectors: Sequence[Selector],

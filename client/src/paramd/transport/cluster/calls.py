@@ -193,6 +193,10 @@ class ClusterCalls:
         """Pulls values; those of one shard are of one moment."""
         return self._get("get_data", selectors, current_context, out)
 
+    def seen_in_place(self, _selector: Selector, _current_context: Context) -> TensorHead | None:
+        """None: where a parameter is, and as what, is the business of several servers."""
+        return None
+
     def get_values(
         self,
         selectors: Sequence[Selector],

@@ -74,6 +74,11 @@ class LocalValues:
         """Whether `get` is likely to read dense values."""
         return self._find(selectors, current_context, "default") is not None
 
+    def head(self, selector: Selector, current_context: Context) -> TensorHead | None:
+        """The header of a dense value as it is now, without its version; None as of `get`."""
+        found = self._find([selector], current_context, "default")
+        return None if found is None or self._begin(found[0]) is None else found[0].head
+
     def get(
         self,
         selectors: Sequence[Selector],
