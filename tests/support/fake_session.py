@@ -10,7 +10,7 @@ import numpy as np
 from paramd.context import Context
 from paramd.errors import ParameterNotFoundError
 from paramd.session import Session
-from paramd.spec import InitializeEntry, ParameterSpec, StoredInfo, Version
+from paramd.spec import InitializeEntry, ParameterSpec, Selector, StoredInfo, Version
 from paramd.transport.calls import TensorWrite
 
 EPOCH = 7
@@ -40,6 +40,9 @@ class FakeCalls:
         for spec, _ in declarations:
             self.infos.setdefault(spec.name, stored(spec, epoch=self.epoch))
         return [self.infos[name] for name in names]
+
+    def seen_in_place(self, _selector: Selector, _current_context: Context) -> None:
+        """Nothing is: `describe` is asked."""
 
     def describe(self, names: list[str]) -> list[StoredInfo]:
         self.log.append(("describe", list(names)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Final
 
 import grpc
 
-from paramd.errors import InvalidMessageError, ServerUnavailable
+from paramd.errors import InvalidMessageError, ParamdError, ServerUnavailable
 from paramd.v1 import local_pb2
 from paramd.wire.local import Incoming, send_message, socket_address
 from paramd.wire.parsing import parse_message
@@ -19,6 +20,8 @@ from paramd.wire.protocol import PROTOCOL
 from paramd.wire.status import decode_error
 
 __all__ = ["Entrance", "enter", "map_memory"]
+
+_log = logging.getLogger(__name__)
 
 _WELCOME_SECONDS: Final = 10.0
 _MAX_MESSAGE_BYTES: Final = 64 << 20
@@ -62,12 +65,20 @@ def enter(name: str, purpose: local_pb2.LocalPurpose, authorization: str) -> Ent
         hello = local_pb2.LocalHello(
             protocol=PROTOCOL, authorization=authorization, purpose=purpose
         )
-        send_message(connection, hello.SerializeToString())
+        try:
+            send_message(connection, hello.SerializeToString())
+        except (BrokenPipeError, ConnectionResetError) as err:
+            # Who lets no such process in says so, and does not wait for what it has to say.
+            _log.debug("a server of this host has closed its door: %s", err)
         welcome = _welcome(incoming.receive())
         if len(incoming.descriptors) != 1 or not welcome.size:
             raise InvalidMessageError("the server's welcome came without its memory")
         connection.settimeout(None)
         return Entrance(connection, incoming, incoming.descriptors.pop(), welcome.size)
+    except ParamdError:
+        # Some are OSErrors as well.
+        _leave(connection, incoming)
+        raise
     except OSError as err:
         _leave(connection, incoming)
         raise ServerUnavailable(f"no server shares its memory here: {err}") from err
