@@ -26,10 +26,10 @@ def test_one_client_is_alone_after_a_while_without_others(monkeypatch: pytest.Mo
 
     # A connection that has just begun knows nothing of others.
     assert not after(0.0, num_calls=1)
-    assert not after(0.04, num_calls=1)
-    assert after(0.02, num_calls=1)
+    assert not after(0.0004, num_calls=1)
+    assert after(0.0002, num_calls=1)
     assert after(0.0, num_calls=0)
     # One call more than its own.
     assert not after(0.0, num_calls=2)
-    assert not after(0.04, num_calls=1)
-    assert after(0.02, num_calls=1)
+    assert not after(0.0004, num_calls=1)
+    assert after(0.0002, num_calls=1)

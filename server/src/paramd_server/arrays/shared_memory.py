@@ -82,6 +82,7 @@ class Segment:
     Attributes:
         number: which no other segment of the process has, or had.
         descriptor: to be given to others.
+        mapping: of this process.
         base: the address of its first byte in this process.
         size: in bytes.
         free: of an arena, the ranges (offset, size) that are free, in order; None where it is one
