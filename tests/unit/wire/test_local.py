@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,14 +15,6 @@ from paramd.wire.local import Incoming, send_message
 MAX_BYTES = 1 << 20
 # Around what is received at a time.
 SIZES = (0, 1, 3, 4, 1000, (1 << 17) - 5, (1 << 17) - 4, (1 << 17) - 3, 1 << 17, MAX_BYTES)
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        ours.settimeout(20)
-        yield ours, theirs
 
 
 def framed(message: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -28,14 +27,6 @@ class Looks:
         before = self.count
         spin.wait()
         return self.count - before
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        ours.settimeout(20)
-        yield ours, theirs
 
 
 @pytest.fixture(autouse=True)
