@@ -125,8 +125,8 @@ class Calling:
 class _Alone:
     """Whether the calls of one connection are all that there have been for a while.
 
-    A shorter while would have the server wait awake for one of several clients, as long as that one
-    has a processor, and keep the processor and the GIL from the others.
+    Without the while the server would wait awake for one of several clients as long as that one has
+    a processor, and keep the processor and the GIL from the others.
     """
 
     def __init__(self, calls: RunningCalls) -> None:
