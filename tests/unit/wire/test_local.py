@@ -13,8 +13,22 @@ from paramd.errors import InvalidMessageError
 from paramd.wire.local import Incoming, send_message
 
 MAX_BYTES = 1 << 20
-# Around what is received at a time.
-SIZES = (0, 1, 3, 4, 1000, (1 << 17) - 5, (1 << 17) - 4, (1 << 17) - 3, 1 << 17, MAX_BYTES)
+# Around what is received at a time, at first and later.
+SIZES = (
+    0,
+    1,
+    3,
+    4,
+    1000,
+    4091,
+    4092,
+    4093,
+    (1 << 17) - 5,
+    (1 << 17) - 4,
+    (1 << 17) - 3,
+    1 << 17,
+    MAX_BYTES,
+)
 
 
 def framed(message: bytes) -> bytes:

@@ -65,7 +65,8 @@ def test_tries_in_vain_are_made_seldom(pair: tuple[socket.socket, socket.socket]
     assert [index for index, tried in enumerate(tries) if tried] == [0, 1, 65, 129, 193]
 
     theirs.sendall(b"there")
-    for _ in range(56 + 8):
+    # What is left of the pause, and as many as save for two.
+    for _ in range(57 + 8):
         spin.wait()
     ours.recv(5)
     tries = [looks.during(spin) > 0 for _ in range(4)]

@@ -147,7 +147,7 @@ class Attempts:
     """All attempts that are under way; opened and closed like a gate."""
 
     def __init__(self) -> None:
-        # Taken by itself where nobody is woken: a condition costs two more calls.
+        # The condition's own, which by its own name is taken without two more calls.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._active: set[Attempt] = set()  # guarded by _changed

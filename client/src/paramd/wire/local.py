@@ -13,8 +13,9 @@ from paramd.wire.spinning import Spin
 __all__ = ["Incoming", "send_message", "socket_address"]
 
 _SIZE_BYTES: Final = 4
-# What comes at a time; more only where a message is longer.
-_MEMORY_BYTES: Final = 128 << 10
+# What is received into: as much as the longest message took, up to a limit.
+_FIRST_BYTES: Final = 4 << 10
+_KEPT_BYTES: Final = 128 << 10
 
 
 def socket_address(name: str) -> str:
@@ -55,7 +56,7 @@ class Incoming:
         self._connection = connection
         self._max_bytes = max_bytes
         self._max_descriptors = max_descriptors
-        self._memory = memoryview(bytearray(_MEMORY_BYTES))
+        self._memory = memoryview(bytearray(_FIRST_BYTES))
         # What has come and has not been taken.
         self._begin = self._end = 0
         self._spin: Spin | None = None
@@ -122,9 +123,9 @@ class Incoming:
         self._begin = end
         if end == self._end:
             self._begin = self._end = 0
-            if len(self._memory) > _MEMORY_BYTES:
-                # Large ones are rare.
-                self._memory = memoryview(bytearray(_MEMORY_BYTES))
+            if len(self._memory) > _KEPT_BYTES:
+                # Such messages are rare.
+                self._memory = memoryview(bytearray(_FIRST_BYTES))
         return message
 
     def _make_room(self, missing: int) -> None:

@@ -18,7 +18,7 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        # Taken by itself where nobody is woken: a condition costs two more calls.
+        # The condition's own, which by its own name is taken without two more calls.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         # Both guarded by _lock.

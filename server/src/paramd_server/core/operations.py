@@ -201,13 +201,10 @@ class OperationWindow:
                 del window.entries[sequence]
 
     def _drop_idle(self) -> None:
-        if len(self._windows) <= self._max_identities:
-            return
-        oldest = time.monotonic() - self._min_idle_s
         while len(self._windows) > self._max_identities:
             identity, window = next(iter(self._windows.items()))
             crowded = len(self._windows) > _CROWD * self._max_identities
-            if window.used_at > oldest and not crowded:
+            if time.monotonic() - window.used_at < self._min_idle_s and not crowded:
                 break
             del self._windows[identity]
 
